@@ -1,0 +1,220 @@
+//! Records and pure decisions shared by Postern's kernel side and user side.
+//!
+//! Everything in a BPF map is defined here once, as integers with explicit padding. Sizes and offsets are asserted at
+//! compile time, so that a build in which the two sides disagree does not exist; [`LAYOUT`] is compared with the pinned
+//! maps when the agent starts.
+#![no_std]
+#![forbid(unsafe_code)]
+
+/// Version of the layout of pinned maps; part of the pin directory's name. A new agent never adopts another layout.
+pub const LAYOUT: u32 = 1;
+
+/// Address families as the kernel numbers them.
+pub const AF_INET: u16 = 2;
+/// See [`AF_INET`].
+pub const AF_INET6: u16 = 10;
+
+/// What a connect left behind about the process that made it: the value of the socket-storage map and of the tuple map.
+///
+/// Addresses are IPv6, IPv4 as mapped (`::ffff:a.b.c.d`), in network byte order; ports are in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// Socket cookie of the connecting socket.
+    pub cookie: u64,
+    /// Generation of the process entry at connect time; see [`ProcessEntry`].
+    pub generation: u64,
+    /// Exec sequence of the process entry at connect time; always even.
+    pub sequence: u64,
+    /// Cgroup id of the connecting task (cgroup v2).
+    pub cgroup: u64,
+    /// Cookie of the network namespace of the connecting socket.
+    pub netns: u64,
+    /// `CLOCK_BOOTTIME` at connect, in nanoseconds.
+    pub at: u64,
+    /// Thread-group id of the connecting task, in the initial pid namespace.
+    pub tgid: u32,
+    /// Real user id in the initial user namespace.
+    pub uid: u32,
+    /// Real group id in the initial user namespace.
+    pub gid: u32,
+    /// Index of the target, as written by the agent into the protected maps.
+    pub target: u32,
+    /// Original destination address.
+    pub address: [u8; 16],
+    /// Original destination port.
+    pub port: u16,
+    /// Family of the connecting socket: [`AF_INET`] or [`AF_INET6`].
+    pub family: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Key of the tuple map: the redirected connection as seen by its *active* side.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TupleKey {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// Local address of the connecting socket, IPv4 as mapped.
+    pub source: [u8; 16],
+    /// Remote address, that of the proxy's listener, IPv4 as mapped.
+    pub destination: [u8; 16],
+    /// Local port, host byte order.
+    pub source_port: u16,
+    /// Remote port, host byte order.
+    pub destination_port: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// A process that has connected to a protected target: the value of the process map, whose key is the tgid.
+///
+/// `sequence` is a seqlock over exec: odd while an exec is under way, even otherwise, and changed by every exec.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessEntry {
+    /// `CLOCK_BOOTTIME` in nanoseconds when the entry was made. Unique for a tgid, and never before the process's start:
+    /// a process that started later than this is another one that was given the same pid.
+    pub generation: u64,
+    /// Exec sequence.
+    pub sequence: u64,
+}
+
+impl ProcessEntry {
+    /// The sequence once an exec has begun. Idempotent: two programs that see the same event leave the same value.
+    #[must_use]
+    pub const fn exec_begun(self) -> Self {
+        Self { generation: self.generation, sequence: self.sequence | 1 }
+    }
+
+    /// The sequence once an exec has succeeded: even, and different from before even if the beginning went unseen.
+    #[must_use]
+    pub const fn exec_done(self) -> Self {
+        Self { generation: self.generation, sequence: (self.sequence | 1).wrapping_add(1) }
+    }
+
+    /// Whether an exec is under way.
+    #[must_use]
+    pub const fn in_exec(self) -> bool {
+        self.sequence & 1 == 1
+    }
+}
+
+/// Key of the protected-destination maps (longest prefix): the port first, so that a lookup is by exact port and
+/// longest address prefix. The family decides the map; an IPv4 address uses the first four bytes of `address`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationKey {
+    /// Destination port, network byte order.
+    pub port: [u8; 2],
+    /// Zero; part of the prefix.
+    pub pad: [u8; 2],
+    /// Address, network byte order.
+    pub address: [u8; 16],
+}
+
+/// Bits of [`DestinationKey`] before the address.
+pub const DESTINATION_PREFIX: u32 = 32;
+
+/// What to do with a connection to a protected destination: the value of the protected-destination maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Index of the target.
+    pub target: u32,
+    /// [`DESTINATION_OBSERVE`] or zero.
+    pub flags: u32,
+}
+
+/// The target is in observe mode: without a listener the connection goes through directly, and is counted.
+pub const DESTINATION_OBSERVE: u32 = 1;
+
+/// Agent-wide settings: the only entry of the settings map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Cookie of the network namespace in which the targets' addresses hold.
+    pub netns: u64,
+    /// Port of the listeners on loopback, host byte order; 0 while there are none.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
+/// Role of one of the agent's own sockets: the value of the mark map (socket storage). Nothing but the warden writes it.
+pub type Mark = u32;
+/// The socket is one of the proxy's listeners.
+pub const MARK_LISTENER: Mark = 1;
+/// The socket is the proxy's own, on its way to a protected target.
+pub const MARK_UPSTREAM: Mark = 2;
+
+/// Counters of governed connects, as indexes of the counter map. Each is monotonic while the map stays pinned.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Redirected to the proxy.
+    Redirected = 0,
+    /// Refused because no marked listener was there.
+    NoListener = 1,
+    /// Refused because the process or the flow could not be noted.
+    NotRecorded = 2,
+    /// Refused: a direct connect to one of the agent's listeners.
+    DirectToListener = 3,
+    /// Refused: UDP to a protected destination.
+    Udp = 4,
+    /// Let through to a target in observe mode because no listener was there.
+    ObservedDirect = 5,
+    /// Redirected, and closed before it was accepted.
+    Abandoned = 6,
+    /// Accepted with its flow.
+    Accepted = 7,
+    /// The agent's own marked socket to a protected destination.
+    Own = 8,
+}
+
+/// Number of counters.
+pub const COUNTERS: u32 = 9;
+
+/// All counters with the names that the command line shows.
+pub const COUNTER_NAMES: [(Counter, &str); COUNTERS as usize] = [
+    (Counter::Redirected, "redirected"),
+    (Counter::NoListener, "refused_no_listener"),
+    (Counter::NotRecorded, "refused_not_recorded"),
+    (Counter::DirectToListener, "refused_direct_to_listener"),
+    (Counter::Udp, "refused_udp"),
+    (Counter::ObservedDirect, "observed_direct"),
+    (Counter::Abandoned, "abandoned"),
+    (Counter::Accepted, "accepted"),
+    (Counter::Own, "own"),
+];
+
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<FlowRecord>() == 88);
+    assert!(offset_of!(FlowRecord, tgid) == 48);
+    assert!(offset_of!(FlowRecord, address) == 64);
+    assert!(offset_of!(FlowRecord, port) == 80);
+    assert!(size_of::<TupleKey>() == 48);
+    assert!(offset_of!(TupleKey, source_port) == 40);
+    assert!(size_of::<ProcessEntry>() == 16);
+    assert!(size_of::<DestinationKey>() == 20);
+    assert!(size_of::<Destination>() == 8);
+    assert!(size_of::<Settings>() == 16);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exec_changes_the_sequence_and_leaves_it_even() {
+        let idle = ProcessEntry { generation: 7, sequence: 4 };
+        assert!(idle.exec_begun().in_exec());
+        assert_eq!(idle.exec_begun().exec_begun(), idle.exec_begun());
+        assert_eq!(idle.exec_begun().exec_done().sequence, 6);
+        // Two programs at once during an upgrade, or one that began watching in the middle of an exec.
+        assert_eq!(idle.exec_begun().exec_done().exec_done().sequence, 8);
+        assert_eq!(idle.exec_done().sequence, 6);
+    }
+}

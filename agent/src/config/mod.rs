@@ -1,0 +1,186 @@
+//! The configuration: raw TOML in, a validated [`Config`] out, in which invalid states do not exist.
+//!
+//! *Invariant:* a configuration with any fault is refused whole, and all its faults are reported at once, each with file,
+//! line and remedy.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use crate::model::{Mode, Style};
+
+/// Everything that the operator said.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it was read.
+    pub path: PathBuf,
+    /// Settings of the agent itself.
+    pub agent: Agent,
+    /// Targets, in the order of the file; a target's index is its position here.
+    pub targets: Vec<Target>,
+    /// Roles, in the order of the file.
+    pub roles: Vec<Role>,
+}
+
+/// `[agent]`
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// The log lives here. Default `/var/lib/postern`.
+    pub state_dir: PathBuf,
+    /// Sockets live here. Default `/run/postern`.
+    pub runtime_dir: PathBuf,
+    /// Directory of `*.cedar`. Default `/etc/postern/policies`.
+    pub policies: PathBuf,
+    /// Directory in a BPF file system for the pins, made with mode 0700. Default `/sys/fs/bpf/postern`.
+    pub pin_dir: PathBuf,
+    /// System user (name or number) that the proxy runs as. Default `postern`.
+    pub user: String,
+    /// Members of this group may use the control socket beside root. Default: nobody else.
+    pub group: Option<String>,
+}
+
+/// `[[target]]`
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Unique name.
+    pub name: String,
+    /// Name of a protocol in the registry.
+    pub protocol: String,
+    /// Default `enforce`.
+    pub mode: Mode,
+    /// At least one.
+    pub addresses: Vec<Address>,
+    /// Unix sockets of the target on this host.
+    pub sockets: Vec<PathBuf>,
+    /// How the agent reaches the target.
+    pub tls: UpstreamTls,
+    /// What the agent presents to clients that ask for TLS; `None`: a certificate from its own authority.
+    pub serve: Option<Serve>,
+    /// How the agent logs in.
+    pub credential: CredentialSource,
+    /// Columns that are masked.
+    pub columns: Vec<ColumnRule>,
+    /// When a record counts as kept. Default [`Durability::Batched`].
+    pub durability: Durability,
+}
+
+/// An address of a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `10.20.0.5:5432`, `[fd00::5]:5432`
+    Socket(SocketAddr),
+    /// `orders.db.internal:5432`
+    Name {
+        /// Host name.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+}
+
+/// `tls = { mode = …, ca = … }`
+#[derive(Clone, Debug)]
+pub struct UpstreamTls {
+    /// How far the server's certificate is checked. Default [`TlsMode::VerifyFull`].
+    pub mode: TlsMode,
+    /// Authorities (PEM) for `verify-ca` and `verify-full`.
+    pub ca: Option<PathBuf>,
+    /// Name expected in the server's certificate; default: the host name of the address, or the address.
+    pub name: Option<String>,
+}
+
+/// As `sslmode` of libpq.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Plain TCP.
+    Disable,
+    /// TLS, any certificate.
+    Require,
+    /// TLS, a certificate of a known authority.
+    VerifyCa,
+    /// TLS, a certificate of a known authority for this name.
+    VerifyFull,
+}
+
+/// `serve = { cert = …, key = … }`
+#[derive(Clone, Debug)]
+pub struct Serve {
+    /// Certificate chain (PEM).
+    pub cert: PathBuf,
+    /// Private key (PEM), readable by root (or the agent's user) only.
+    pub key: PathBuf,
+}
+
+/// `credential = …`
+#[derive(Clone, Debug)]
+pub enum CredentialSource {
+    /// The agent logs in; the first entry whose role the principal has (or that names none) is used.
+    Agent(Vec<Credential>),
+    /// `"client"`: the client's own login is relayed. Only in observe mode.
+    Client,
+}
+
+/// One upstream login.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// For principals of this role only.
+    pub role: Option<String>,
+    /// User at the target.
+    pub user: String,
+    /// File with the password (one trailing newline is dropped); `None`: the target asks for none.
+    pub password_file: Option<PathBuf>,
+}
+
+/// An entry of `[target.columns]`: `"database.schema.table.column" = { class = …, mask = … }`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnRule {
+    /// `None` for `*`.
+    pub database: Option<String>,
+    /// Schema.
+    pub schema: String,
+    /// Table.
+    pub table: String,
+    /// Column.
+    pub column: String,
+    /// Class for policies: `pii`, `secret`, …
+    pub class: String,
+    /// How it is hidden.
+    pub style: Style,
+    /// Line in the configuration, for messages.
+    pub line: usize,
+}
+
+/// When a record counts as kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// An intent is fsynced before its bytes go upstream.
+    Strict,
+    /// Records are fsynced at least every 20 ms.
+    Batched,
+}
+
+/// `[[role]]`
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// Unique name.
+    pub name: String,
+    /// The role is assigned if any entry matches. At least one.
+    pub matches: Vec<Match>,
+}
+
+/// An entry of `match`: all keys that are given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Unit of the system manager.
+    pub unit: Option<String>,
+    /// Unit of a user's own manager.
+    pub user_unit: Option<String>,
+    /// User name, or a uid.
+    pub user: Option<String>,
+    /// Name (or gid) of any group.
+    pub group: Option<String>,
+    /// Path of the executable; matches only a verified one.
+    pub exe: Option<PathBuf>,
+    /// SHA-256 of the executable.
+    pub exe_sha256: Option<String>,
+    /// Cgroup path: itself and all below it.
+    pub cgroup: Option<String>,
+}

@@ -1,0 +1,297 @@
+//! The one door: a protocol asks it to decide, to release, and to record.
+//!
+//! *Invariant:* a [`Permit`] and a [`Released`] are made only here. A protocol's upstream writer takes nothing but
+//! [`Released`], so that a byte that no one decided on cannot be sent.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use crate::{
+    masking::Masked,
+    model::{Action, Decide, Denial, Gone, Liveness, Mode, Subject, Verdict},
+    recording::{Append, Decision, Event},
+};
+
+/// Verdicts kept per session; beyond it the whole set is dropped, since a client that varies its requests that much gains
+/// nothing from them.
+const KEPT_VERDICTS: usize = 256;
+
+/// Numbers that tie a [`Permit`] to its [`Held`]: unique in this process.
+static SERIAL: AtomicU64 = AtomicU64::new(1);
+
+/// What the services are to a session, wired once at start.
+#[derive(Clone)]
+pub struct Services {
+    /// Decides.
+    pub policy: Arc<dyn Decide>,
+    /// Knows whether the process still is what it was.
+    pub liveness: Arc<dyn Liveness>,
+    /// Records.
+    pub log: Arc<dyn Append>,
+}
+
+/// An operation whose bytes wait for a verdict.
+#[derive(Debug)]
+pub struct Held {
+    serial: u64,
+    action: Action,
+    text: Masked<String>,
+    parameters: Vec<Masked<Option<String>>>,
+    bytes: Bytes,
+}
+
+impl Held {
+    /// Holds the bytes of an operation. `text` and `parameters` are what the log will show of it.
+    #[must_use]
+    pub fn new(action: Action, text: Masked<String>, parameters: Vec<Masked<Option<String>>>, bytes: Bytes) -> Self {
+        Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), action, text, parameters, bytes }
+    }
+
+    /// What is asked.
+    #[must_use]
+    pub fn action(&self) -> &Action {
+        &self.action
+    }
+
+    /// Lets the bytes go.
+    ///
+    /// # Errors
+    /// [`WrongPermit`] if the permit is for another operation.
+    pub fn release(self, permit: Permit) -> Result<Released, WrongPermit> {
+        if permit.serial == self.serial { Ok(Released(self.bytes)) } else { Err(WrongPermit) }
+    }
+}
+
+/// Leave to carry out exactly one operation, once.
+#[must_use]
+#[derive(Debug)]
+pub struct Permit {
+    serial: u64,
+    operation: u64,
+}
+
+impl Permit {
+    /// Number of the operation within its session, as in the log.
+    #[must_use]
+    pub fn operation(&self) -> u64 {
+        self.operation
+    }
+}
+
+/// A permit was offered for another operation than the one that it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the permit is for another operation")]
+pub struct WrongPermit;
+
+/// Bytes that may go upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Released(Bytes);
+
+impl Released {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// Leave to open a session with a target: to dial, to log in, and to send messages that carry no operation.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    rules: Vec<String>,
+}
+
+impl Admission {
+    /// Ids of the policies that admitted the session.
+    #[must_use]
+    pub fn rules(&self) -> &[String] {
+        &self.rules
+    }
+
+    /// Lets a message go that carries no operation of the client: the login, `Sync`, `Describe`, a message that the server
+    /// is meant to refuse. The caller states that with this call's name.
+    #[must_use]
+    pub fn housekeeping(&self, bytes: Bytes) -> Released {
+        Released(bytes)
+    }
+}
+
+/// A session's own door.
+pub struct Gate {
+    services: Services,
+    subject: Subject,
+    operations: u64,
+    denied: u64,
+    kept: HashMap<Action, Verdict>,
+    kept_epoch: u64,
+}
+
+impl Gate {
+    /// Decides whether the subject may connect at all.
+    ///
+    /// In observe mode the answer is yes, and the verdict is left for the record.
+    ///
+    /// # Errors
+    /// The denial, for a native error.
+    pub fn admit(services: Services, subject: Subject, connect: &Action) -> Result<(Self, Admission), Denial> {
+        let mut gate = Self {
+            kept_epoch: services.policy.epoch(),
+            services,
+            subject,
+            operations: 0,
+            denied: 0,
+            kept: HashMap::new(),
+        };
+        let observing = gate.subject.mode == Mode::Observe;
+        if let Err(gone) = gate.alive()
+            && !observing
+        {
+            return Err(gone);
+        }
+        match gate.verdict(connect) {
+            Verdict::Permit { rules } => Ok((gate, Admission { rules })),
+            Verdict::Deny(_) if observing => Ok((gate, Admission { rules: Vec::new() })),
+            Verdict::Deny(denial) => Err(denial),
+        }
+    }
+
+    /// Decides on an operation and records the decision. The permit exists only once the record is in the journal.
+    ///
+    /// # Errors
+    /// The denial, for a native error. It is recorded too.
+    pub fn decide(&mut self, held: &Held) -> Result<Permit, Denial> {
+        let verdict = match self.alive() {
+            Ok(()) => self.verdict(&held.action),
+            Err(gone) => Verdict::Deny(gone),
+        };
+        self.settle(held, verdict)
+    }
+
+    /// Decides on an operation that is only announced (a statement that is parsed and not yet run): refused outright if its
+    /// verdict is a denial, else let through without a record, since nothing happens yet.
+    ///
+    /// # Errors
+    /// The denial, for a native error. It is recorded.
+    pub fn foresee(&mut self, held: &Held) -> Result<Permit, Denial> {
+        let verdict = match self.alive() {
+            Ok(()) => self.verdict(&held.action),
+            Err(gone) => Verdict::Deny(gone),
+        };
+        match verdict {
+            Verdict::Permit { .. } => Ok(Permit { serial: held.serial, operation: self.operations }),
+            denied @ Verdict::Deny(_) => self.settle(held, denied),
+        }
+    }
+
+    /// Records a refusal that the protocol itself arrived at: something unproven, or not built.
+    ///
+    /// # Errors
+    /// In enforce mode always the denial; in observe mode a permit.
+    pub fn refuse(&mut self, held: &Held, denial: Denial) -> Result<Permit, Denial> {
+        self.settle(held, Verdict::Deny(denial))
+    }
+
+    /// Rechecks, before an operation that was decided earlier is carried out, that the process is still the same and that
+    /// the policies have not changed since `epoch`.
+    ///
+    /// # Errors
+    /// The denial, for a native error.
+    pub fn recheck(&self, epoch: u64) -> Result<(), Denial> {
+        if self.subject.mode == Mode::Observe {
+            return Ok(());
+        }
+        self.alive()?;
+        if self.services.policy.epoch() == epoch {
+            Ok(())
+        } else {
+            Err(Denial::closed("the policies have changed since this statement was bound").with_hint("Run it again."))
+        }
+    }
+
+    /// The epoch of the policies that decide now.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.services.policy.epoch()
+    }
+
+    /// A verdict that is neither recorded nor carried out: for `unmask`, and for startup parameters.
+    pub fn verdict(&mut self, action: &Action) -> Verdict {
+        let epoch = self.services.policy.epoch();
+        if epoch != self.kept_epoch {
+            self.kept.clear();
+            self.kept_epoch = epoch;
+        }
+        if let Some(verdict) = self.kept.get(action) {
+            return verdict.clone();
+        }
+        let verdict = self.services.policy.decide(&self.subject.principal, action, &jiff::Zoned::now());
+        if !self.services.policy.depends_on_time() {
+            if self.kept.len() >= KEPT_VERDICTS {
+                self.kept.clear();
+            }
+            self.kept.insert(action.clone(), verdict.clone());
+        }
+        verdict
+    }
+
+    /// Appends a record.
+    ///
+    /// # Errors
+    /// The log cannot be written: the session must end.
+    pub fn record(&self, event: &Event) -> Result<(), Denial> {
+        self.services.log.append(event).map(drop).map_err(|error| Denial::closed(error.to_string()))
+    }
+
+    /// Whose door this is.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Operations decided, and denied among them.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.operations, self.denied)
+    }
+
+    fn alive(&self) -> Result<(), Denial> {
+        self.services
+            .liveness
+            .check(&self.subject.principal.flow)
+            .map_err(|gone: Gone| Denial::closed(gone.to_string()))
+    }
+
+    fn settle(&mut self, held: &Held, verdict: Verdict) -> Result<Permit, Denial> {
+        self.operations += 1;
+        let (word, rules, denial) = match verdict {
+            Verdict::Permit { rules } => ("permit", rules, None),
+            Verdict::Deny(denial) => {
+                let word = if self.subject.mode == Mode::Observe { "observe" } else { "deny" };
+                self.denied += 1;
+                (word, denial.rule.clone().into_iter().collect(), Some(denial))
+            }
+        };
+        let event = Event::Decided(Box::new(Decision {
+            session: self.subject.session.clone(),
+            operation: self.operations,
+            text: held.text.clone(),
+            parameters: held.parameters.clone(),
+            requests: held.action.requests.iter().cloned().collect(),
+            verdict: word,
+            rules,
+            reason: denial.as_ref().map(|denial| denial.reason.clone()),
+        }));
+        self.record(&event)?;
+        match denial {
+            Some(denial) if self.subject.mode == Mode::Enforce => Err(denial),
+            _ => Ok(Permit { serial: held.serial, operation: self.operations }),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Postern: least privilege for the subagents on this host. Read `session` first.
+
+pub mod config;
+pub mod gate;
+pub mod masking;
+pub mod model;
+pub mod protocol;
+pub mod recording;

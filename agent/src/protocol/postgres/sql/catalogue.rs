@@ -1,0 +1,1 @@
+//! A snapshot of a database's catalogue: relations, columns, inheritance, functions, operators, types that users made.

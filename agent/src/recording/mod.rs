@@ -1,0 +1,160 @@
+//! The log: a hash-chained journal that is the durable truth, and sled as the store that answers questions.
+//!
+//! *Invariant:* what is written here is [`Masked`], and nothing is removed from the journal before sled holds it durably.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    masking::Masked,
+    model::{Mode, Principal, Request},
+};
+
+/// One record of the log. Serialised as JSON with `"event"` as the tag; readers treat it as JSON, since a [`Masked`] cannot
+/// be read back into being.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The agent began to record.
+    AgentStarted {
+        /// Version of the agent.
+        version: String,
+        /// Boot id of the host.
+        boot: String,
+    },
+    /// The agent stopped in order.
+    AgentStopped {},
+    /// A session was admitted.
+    SessionStarted(Box<SessionStart>),
+    /// A connection was refused before there was a session.
+    ConnectionRefused {
+        /// Name of the target, if that far.
+        target: Option<String>,
+        /// Who, if that far.
+        principal: Option<Arc<Principal>>,
+        /// Why.
+        reason: String,
+        /// Id of the policy, if one refused it.
+        rule: Option<String>,
+    },
+    /// An operation was decided. Appended before any byte of it goes upstream.
+    Decided(Box<Decision>),
+    /// Part of the answer, as the client saw it (in observe mode: as a client in enforce mode would have).
+    Answer {
+        /// Session id.
+        session: String,
+        /// Number of the operation within the session.
+        operation: u64,
+        /// Names of the columns; only in the first part of an answer.
+        columns: Option<Vec<String>>,
+        /// Rows of values in text form; `None` is NULL.
+        rows: Vec<Masked<Vec<Option<String>>>>,
+        /// Set where the answer went on beyond the cap.
+        truncated: bool,
+    },
+    /// An operation ended.
+    Finished {
+        /// Session id.
+        session: String,
+        /// Number of the operation within the session.
+        operation: u64,
+        /// Rows sent to the client.
+        rows: u64,
+        /// From release to end, in microseconds.
+        micros: u64,
+        /// The protocol's completion tag, e.g. `SELECT 3`.
+        tag: Option<String>,
+        /// The target's error.
+        error: Option<Failure>,
+    },
+    /// A session ended.
+    SessionEnded {
+        /// Session id.
+        session: String,
+        /// Bytes received from the client.
+        bytes_in: u64,
+        /// Bytes sent to the client.
+        bytes_out: u64,
+        /// Operations decided.
+        operations: u64,
+        /// Operations denied.
+        denied: u64,
+        /// Duration in microseconds.
+        micros: u64,
+        /// Why it ended.
+        reason: String,
+    },
+}
+
+/// How a session began.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionStart {
+    /// Session id.
+    pub session: String,
+    /// Who.
+    pub principal: Arc<Principal>,
+    /// Name of the target.
+    pub target: String,
+    /// Protocol of the target.
+    pub protocol: String,
+    /// Mode of the target.
+    pub mode: Mode,
+    /// Id of the policies that admitted it.
+    pub rules: Vec<String>,
+    /// TLS towards the client (version and cipher), if any.
+    pub client_tls: Option<String>,
+    /// TLS towards the target, if any.
+    pub server_tls: Option<String>,
+    /// The user that the agent logged in as.
+    pub upstream_user: String,
+    /// The user that the client asked for.
+    pub client_user: String,
+    /// Protocol-specific facts, such as the database's name.
+    pub details: BTreeMap<String, String>,
+}
+
+/// A decided operation.
+#[derive(Clone, Debug, Serialize)]
+pub struct Decision {
+    /// Session id.
+    pub session: String,
+    /// Number of the operation within the session, from 1.
+    pub operation: u64,
+    /// What the client asked for, masked.
+    pub text: Masked<String>,
+    /// Its parameters in text form, masked; `None` is NULL.
+    pub parameters: Vec<Masked<Option<String>>>,
+    /// What had to be permitted.
+    pub requests: Vec<Request>,
+    /// `permit`, `deny`, or `observe` (would have been denied).
+    pub verdict: &'static str,
+    /// Ids of the policies that decided.
+    pub rules: Vec<String>,
+    /// Reason of a denial.
+    pub reason: Option<String>,
+}
+
+/// An error of the target.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    /// The protocol's code, e.g. an SQLSTATE.
+    pub code: String,
+    /// Its text, masked.
+    pub message: Masked<String>,
+}
+
+/// Where records go: the seam between `gate` and the log, so that tests can listen.
+pub trait Append: Send + Sync {
+    /// Appends a record and returns its sequence number. When this returns, the record is in the journal; it is durable
+    /// within the target's bound.
+    ///
+    /// # Errors
+    /// The record could not be written. The caller must then refuse what it was about to do.
+    fn append(&self, event: &Event) -> Result<u64, AppendError>;
+}
+
+/// A record could not be appended.
+#[derive(Debug, thiserror::Error)]
+#[error("the log cannot be written: {0}")]
+pub struct AppendError(pub String);

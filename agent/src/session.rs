@@ -1,0 +1,148 @@
+//! One connection's whole story, top to bottom. Read this first.
+//!
+//! *Invariant:* nothing is read from a client before it is known which process it is, which target it meant, and which
+//! protocol that target speaks; whatever cannot be found out is a refusal with a record of why.
+
+use std::{os::fd::AsFd, path::PathBuf, sync::Arc};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpStream};
+use zeroize::Zeroizing;
+
+use crate::{
+    config,
+    gate::Services,
+    identity,
+    model::{Denial, Flow, Principal, Process, Subject},
+    protocol::{self, Boxed, Connection, Host, HostError, ca::Authority},
+    recording::{self, Event},
+    target::{Protect, Targets},
+    warden::client::Warden,
+};
+
+/// Bytes read from a file that the configuration names. Certificates and passwords are far smaller.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// What every session of this proxy shares.
+pub struct Proxy {
+    /// Asks the privileged process.
+    pub warden: Warden,
+    /// The targets and their addresses.
+    pub targets: Targets,
+    /// `[[role]]`
+    pub roles: Vec<config::Role>,
+    /// Policy, liveness, log.
+    pub services: Services,
+    /// The agent's own certificate authority.
+    pub authority: Authority,
+}
+
+impl Proxy {
+    /// Accepts connections until the task is dropped. One connection's fault never ends another's.
+    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((client, _)) => drop(tokio::spawn(Arc::clone(&self).connection(client))),
+                Err(error) => {
+                    // Out of descriptors, usually: the connections that are open will give some back.
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// One connection, from accept to close.
+    async fn connection(self: Arc<Self>, client: TcpStream) {
+        // Which process? The kernel noted it when the process connected; the warden read the process's facts between two
+        // equal readings of its entry.
+        let (flow, process) = match self.warden.identify(client.as_fd()).await {
+            Ok(identified) => identified,
+            Err(unidentified) => return self.refuse(&client, None, None, &Denial::closed(unidentified.to_string())),
+        };
+
+        // On whose behalf? The configuration assigns roles by those facts.
+        let principal = Arc::new(self.principal(flow, process));
+
+        // Where to? The original destination decides, not what the client says later.
+        let target = match self.targets.find(&principal.flow) {
+            Ok(target) => target,
+            Err(denial) => return self.refuse(&client, None, Some(&principal), &denial),
+        };
+        let Some(protocol) = protocol::find(&target.protocol) else {
+            let denial = Denial::closed(format!("this version does not speak {}", target.protocol));
+            return self.refuse(&client, Some(&target.name), Some(&principal), &denial);
+        };
+
+        // From here on the protocol tells the story; see `protocol/postgres/mod.rs`.
+        let subject = Subject {
+            session: recording::session_id(),
+            principal: Arc::clone(&principal),
+            target: target.name.clone(),
+            mode: target.mode,
+        };
+        let destination = principal.flow.destination;
+        let services = self.services.clone();
+        let host: Arc<dyn Host> = Arc::clone(&self) as Arc<dyn Host>;
+        protocol.serve(Connection { client, subject, destination, target, services, host }).await;
+    }
+
+    fn principal(&self, flow: Flow, process: Process) -> Principal {
+        Principal { roles: identity::roles(&self.roles, &process), flow, process }
+    }
+
+    /// Resets a connection that never became a session, and says why in the log.
+    fn refuse(&self, client: &TcpStream, target: Option<&str>, principal: Option<&Arc<Principal>>, denial: &Denial) {
+        tracing::info!(target = target.unwrap_or("?"), reason = denial.reason, "connection refused");
+        let event = Event::ConnectionRefused {
+            target: target.map(str::to_owned),
+            principal: principal.cloned(),
+            reason: denial.reason.clone(),
+            rule: denial.rule.clone(),
+        };
+        if let Err(error) = self.services.log.append(&event) {
+            tracing::error!(%error, "a refusal could not be recorded");
+        }
+        // Zero linger: the client sees a reset at once instead of an orderly end.
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        if let Err(error) = setsockopt(client, sockopt::Linger, &linger) {
+            tracing::debug!(%error, "cannot set linger");
+        }
+    }
+}
+
+impl Host for Proxy {
+    fn mark<'a>(&'a self, socket: std::os::fd::BorrowedFd<'a>) -> Boxed<'a, Result<(), HostError>> {
+        Box::pin(async move { self.warden.mark(socket).await.map_err(|error| HostError(error.to_string())) })
+    }
+
+    fn read<'a>(&'a self, path: &'a PathBuf) -> Boxed<'a, Result<Zeroizing<Vec<u8>>, HostError>> {
+        Box::pin(async move {
+            let file = self.warden.open(path).await.map_err(|error| HostError(error.to_string()))?;
+            read_bounded(file).map_err(|error| HostError(format!("{}: {error}", path.display())))
+        })
+    }
+
+    fn certificate<'a>(
+        &'a self,
+        target: &'a config::Target,
+    ) -> Boxed<'a, Result<(String, Zeroizing<String>), HostError>> {
+        Box::pin(async move { self.authority.leaf(target).map_err(|error| HostError(error.to_string())) })
+    }
+}
+
+impl Protect for Proxy {
+    fn protect<'a>(&'a self, target: u32, addresses: &'a [std::net::SocketAddr]) -> Boxed<'a, Result<(), String>> {
+        Box::pin(async move { self.warden.protect(target, addresses).await.map_err(|error| error.to_string()) })
+    }
+}
+
+fn read_bounded(file: std::os::fd::OwnedFd) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    use std::io::Read as _;
+    let mut bytes = Zeroizing::new(Vec::new());
+    std::fs::File::from(file).take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_LIMIT {
+        return Err(std::io::Error::other(format!("is larger than {FILE_LIMIT} bytes")));
+    }
+    Ok(bytes)
+}

@@ -141,7 +141,8 @@ impl Guarded {
         let id = watchdog.register(&format!(
             "s=$(sed 's/.*) //' /proc/{pid}/stat 2>/dev/null | cut -d' ' -f20); [ \"${{s:-{start}}}\" = {start} ] || exit 0; \
              kill -QUIT -- -{pid} 2>/dev/null; \
-             for i in {{1..20}}; do kill -0 -- -{pid} 2>/dev/null || exit 0; sleep 0.1; done; kill -KILL -- -{pid}"
+             for i in {{1..20}}; do grep -q VmRSS /proc/{pid}/status 2>/dev/null || break; sleep 0.1; done; \
+             kill -KILL -- -{pid} 2>/dev/null"
         ))?;
         Ok(Self { child, id })
     }

@@ -65,3 +65,19 @@ impl Netns {
         Cmd::new("ip").args(["netns", "exec", &self.name])
     }
 }
+
+/// Moves this thread, and all that it starts from now on, into a network namespace of its own with these addresses on its
+/// loopback. It goes when the last process in it ends.
+///
+/// # Errors
+/// Not root, or `ip` failed.
+pub fn enter_own_namespace(addresses: &[&str]) -> Outcome {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| format!("network namespace: {error}"))?;
+    Cmd::new("ip").args(["link", "set", "lo", "up"]).ok()?;
+    for address in addresses.iter().filter(|address| !matches!(**address, "127.0.0.1" | "::1")) {
+        let whole = format!("{address}/{}", if address.contains(':') { 128 } else { 32 });
+        let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+        Cmd::new("ip").args(["address", "add", &whole, "dev", "lo"]).args(nodad).ok()?;
+    }
+    Ok(())
+}

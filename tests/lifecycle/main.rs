@@ -1,0 +1,194 @@
+//! The agent's own life: killed at any moment it leaves the host closed, and comes back.
+//!
+//! The judge of "nobody got through" is the server's own log: direct logins use a user name of their own.
+
+use std::{process::ExitCode, time::Duration};
+
+use agent_tests::{Agent, Auth, Cmd, Finished, Outcome, Postgres, Running, Target, full, suite, suite::root_main, wait_until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const UID: u32 = 64_001;
+
+const POLICY: &str = r#"
+@id("all")
+permit (principal in Role::"client", action in [Action::"connect", Action::"sql:select"], resource in Target::"db");
+"#;
+
+fn main() -> ExitCode {
+    root_main("lifecycle", || {
+        let server = Postgres::builder().auth(Auth::Trust).login("app", "unused").login("direct", "unused").start()?;
+        let agent = Agent::builder()
+            .target(Target::postgres("db", server.addresses()).credential("app", None))
+            .role("client", [format!("{{ user = \"{UID}\" }}")])
+            .policy("all.cedar", POLICY)
+            .prepare()?;
+        let world = World { agent: agent.into(), server };
+        Ok(suite("lifecycle")
+            .case("without an agent the server is reached directly", || {
+                expect(world.psql()?.stdout.trim() == "1", || "not reached".into())?;
+                expect(world.direct_logins() == 1, || format!("{} direct logins", world.direct_logins()))
+            })
+            .case("with an agent it is reached through it", || {
+                world.agent.borrow_mut().start()?;
+                expect(world.psql()?.stdout.trim() == "1", || "not reached".into())?;
+                expect(world.direct_logins() == 1, || "it was a direct login".into())
+            })
+            .case("kill -9 of both: refused at once, and the server is not reached", || {
+                world.agent.borrow_mut().kill9();
+                world.refused("after kill -9")
+            })
+            .case("the pins stay in a directory that only root can enter", || pins(&world))
+            .case("a new start adopts the pins and works", || {
+                world.agent.borrow_mut().start()?;
+                expect(world.psql()?.stdout.trim() == "1", || "not reached".into())?;
+                expect(world.agent.borrow().log().contains("adopt"), || world.agent.borrow().log())
+            })
+            .case("kill -9 of the proxy alone closes the host", || {
+                let proxy = world.agent.borrow().proxy().ok_or("no proxy")?;
+                world.kill_one(proxy)
+            })
+            .case("kill -9 of the warden alone closes the host", || {
+                let warden = world.agent.borrow().warden().ok_or("no warden")?;
+                world.kill_one(warden)
+            })
+            .case("established sessions end with the agent", || {
+                let mut psql = world.session()?;
+                world.agent.borrow_mut().kill9();
+                psql.send("SELECT 2;")?;
+                let seen = psql.finish(Duration::from_secs(10))?;
+                expect(!seen.success() && !seen.stdout.contains('2'), || seen.to_string())?;
+                world.agent.borrow_mut().start()
+            })
+            .case("an orderly stop ends within its time and leaves the host closed", || {
+                world.agent.borrow_mut().stop()?;
+                world.refused("after an orderly stop")?;
+                world.agent.borrow_mut().start()
+            })
+            .case("the server's end is the client's end, and the next session works", || server_restart())
+            .case("kill -9 at random moments under load, and a restart each time", || {
+                for round in 0..if full() { 200 } else { 20 } {
+                    let mut load = (0..3).map(|_| world.load()).collect::<Outcome<Vec<_>>>()?;
+                    std::thread::sleep(Duration::from_millis(20 + (round * 37) % 170));
+                    world.agent.borrow_mut().kill9();
+                    world.refused(&format!("round {round}"))?;
+                    world.agent.borrow_mut().start()?;
+                    load.clear();
+                }
+                expect(world.psql()?.stdout.trim() == "1", || "not reached".into())?;
+                let verified = world.agent.borrow().postern(&["audit", "verify"])?;
+                expect(verified.success(), || verified.to_string())
+            })
+            .case("a second agent over the same pins is refused with a clear error", || {
+                let second = world.agent.borrow().command(["run"]).run()?;
+                expect(!second.success() && second.stderr.contains("running"), || second.to_string())?;
+                expect(world.psql()?.stdout.trim() == "1", || "the first one no longer works".into())
+            })
+            .case("uninstall removes everything, and the server is reached directly again", || {
+                let before = world.direct_logins();
+                world.agent.borrow_mut().uninstall()?;
+                expect(world.psql()?.stdout.trim() == "1", || "not reached".into())?;
+                expect(world.direct_logins() == before + 1, || "it was not a direct login".into())?;
+                let again = world.agent.borrow().postern(&["uninstall"])?;
+                expect(again.success(), || again.to_string())
+            })
+            .run())
+    })
+}
+
+struct World {
+    agent: std::cell::RefCell<Agent>,
+    server: Postgres,
+}
+
+impl World {
+    /// `user=direct`: the name under which nobody but a client that came around the agent logs in.
+    fn dsn(&self) -> String {
+        format!("host=127.0.0.1 port={} dbname=postgres user=direct sslmode=disable", self.server.port())
+    }
+
+    fn psql(&self) -> Outcome<Finished> {
+        Cmd::psql(&self.dsn(), "SELECT 1").user(UID, UID).run()
+    }
+
+    /// A psql that has answered once and waits for more.
+    fn session(&self) -> Outcome<Running> {
+        let mut psql = Cmd::new("/usr/lib/postgresql/15/bin/psql")
+            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.dsn()])
+            .user(UID, UID)
+            .spawn()?;
+        psql.send("SELECT 'here';")?;
+        expect(psql.line(Duration::from_secs(10))? == "here", || "no answer".into())?;
+        Ok(psql)
+    }
+
+    /// Connects over and over for a second, whatever comes of it.
+    fn load(&self) -> Outcome<Running> {
+        let script = format!("for n in $(seq 40); do psql -X -A -t -d '{}' -c 'SELECT 1'; done", self.dsn());
+        Cmd::new("sh").args(["-c", &script]).env("PGCONNECT_TIMEOUT", "5").user(UID, UID).spawn()
+    }
+
+    fn direct_logins(&self) -> usize {
+        self.server.log().matches("connection authorized: user=direct").count()
+    }
+
+    /// Fails unless psql is refused while nothing reaches the server directly.
+    fn refused(&self, when: &str) -> Outcome {
+        let before = self.direct_logins();
+        let seen = self.psql()?;
+        expect(!seen.success() && seen.stderr.contains("Connection refused"), || format!("{when}: {seen}"))?;
+        expect(self.direct_logins() == before, || format!("{when}: the server was reached"))
+    }
+
+    /// Kills one of the two processes, expects the host to be closed and the other to end, and starts again.
+    fn kill_one(&self, pid: u32) -> Outcome {
+        let (warden, proxy) = {
+            let agent = self.agent.borrow();
+            (agent.warden().ok_or("no warden")?, agent.proxy().ok_or("no proxy")?)
+        };
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL).map_err(|error| error.to_string())?;
+        wait_until("the other process has ended too", Duration::from_secs(10), || {
+            [warden, proxy].iter().all(|pid| agent_tests::rss_kib(*pid).is_none())
+        })?;
+        self.refused("with one of two killed")?;
+        self.agent.borrow_mut().kill9();
+        self.agent.borrow_mut().start()
+    }
+}
+
+fn pins(world: &World) -> Outcome {
+    use std::os::unix::fs::PermissionsExt;
+    let agent = world.agent.borrow();
+    let mode = std::fs::metadata(agent.pins()).map_err(|error| error.to_string())?.permissions().mode() & 0o777;
+    expect(mode == 0o700, || format!("mode {mode:o}"))
+}
+
+fn server_restart() -> Outcome {
+    let mut server = Postgres::builder().auth(Auth::Trust).login("app", "unused").start()?;
+    let agent = Agent::builder()
+        .target(Target::postgres("db", server.addresses()).credential("app", None))
+        .role("client", [format!("{{ user = \"{UID}\" }}")])
+        .policy("all.cedar", POLICY)
+        .start()?;
+    let dsn = format!("host=127.0.0.1 port={} dbname=postgres user=x sslmode=disable", server.port());
+    let mut psql = Cmd::new("/usr/lib/postgresql/15/bin/psql").args(["-X", "-A", "-t", "-d", &dsn]).user(UID, UID).spawn()?;
+    psql.send("SELECT 'here';")?;
+    expect(psql.line(Duration::from_secs(10))? == "here", || "no answer".into())?;
+    server.stop();
+    psql.send("SELECT 'there';")?;
+    let seen = psql.finish(Duration::from_secs(10))?;
+    expect(!seen.stdout.contains("there"), || seen.to_string())?;
+    let down = Cmd::psql(&dsn, "SELECT 1").user(UID, UID).run()?;
+    expect(down.stderr.contains("denied by Postern") || down.stderr.contains("cannot"), || down.to_string())?;
+    server.start_again()?;
+    let up = Cmd::psql(&dsn, "SELECT 1").user(UID, UID).run()?;
+    expect(up.stdout.trim() == "1", || up.to_string())?;
+    drop(agent);
+    Ok(())
+}
+
+fn expect(condition: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+    if condition { Ok(()) } else { Err(otherwise()) }
+}

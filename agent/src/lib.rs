@@ -4,5 +4,6 @@ pub mod config;
 pub mod gate;
 pub mod masking;
 pub mod model;
+pub mod policy;
 pub mod protocol;
 pub mod recording;

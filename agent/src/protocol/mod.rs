@@ -11,8 +11,12 @@ use zeroize::Zeroizing;
 use crate::{
     config,
     gate::Services,
-    model::{Principal, Subject},
+    model::{Fragment, Principal, Subject},
 };
+
+/// The protocols that are built in: their names, as in the configuration, and their fragments of the policy schema.
+pub const FRAGMENTS: &[Fragment] =
+    &[Fragment { name: "postgres", text: include_str!("../../../policies/postgres.cedarschema") }];
 
 /// A boxed future, for traits that are used as objects.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -2,6 +2,20 @@
 //!
 //! *Invariant:* what is written here is [`Masked`], and nothing is removed from the journal before sled holds it durably.
 
+mod frame;
+mod ids;
+mod journal;
+mod log;
+mod mover;
+mod query;
+mod recovery;
+mod scan;
+mod segment;
+mod sources;
+mod store;
+mod summary;
+pub mod verify;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
@@ -9,6 +23,18 @@ use serde::Serialize;
 use crate::{
     masking::Masked,
     model::{Mode, Principal, Request},
+};
+
+pub use self::{
+    frame::MAX_BODY,
+    ids::session_id,
+    journal::{Clock, Condition, Head, SEGMENT_BYTES, SYNC_EVERY},
+    log::{Log, LogStatus, OpenError, Options, in_use},
+    query::{Filter, Found, Page, QueryError, Record, Verdicts},
+    recovery::RecoveryError,
+    scan::ScanError,
+    store::StoreError,
+    summary::{State, Summary},
 };
 
 /// One record of the log. Serialised as JSON with `"event"` as the tag; readers treat it as JSON, since a [`Masked`] cannot
@@ -25,6 +51,15 @@ pub enum Event {
     },
     /// The agent stopped in order.
     AgentStopped {},
+    /// A crash had left an unfinished record at the end of the journal; it was cut off.
+    LogRepaired {
+        /// Name of the segment.
+        file: String,
+        /// Where the unfinished record began.
+        offset: u64,
+        /// How many bytes of it were there.
+        bytes: u64,
+    },
     /// A session was admitted.
     SessionStarted(Box<SessionStart>),
     /// A connection was refused before there was a session.
@@ -158,3 +193,6 @@ pub trait Append: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[error("the log cannot be written: {0}")]
 pub struct AppendError(pub String);
+
+#[cfg(test)]
+mod tests;

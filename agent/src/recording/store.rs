@@ -1,0 +1,345 @@
+//! sled as the store that answers questions, used so that its weaknesses cannot lose a record: the journal is the truth, a
+//! segment of it goes only once [`Store::sync`] has returned, and what sled lacks after a crash is replayed.
+//!
+//! Everything is in one tree, so that one batch moves records, index and cursor together or not at all. The first byte of a
+//! key tells what it is:
+//!
+//! | key | value |
+//! |---|---|
+//! | `r` sequence (u64, big-endian) chunk (u32, big-endian) | a part of the frame, at most [`CHUNK`] bytes |
+//! | `s` session id | its [`Summary`](super::summary::Summary) as JSON |
+//! | `x` session id, 0, sequence (u64, big-endian) | nothing: the session has this record |
+//! | `m` | the cursor: sequence and hash of the last record that was moved |
+
+use std::{
+    fs::{self, File},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    frame::{Fault, Frame, GENESIS, Hash, Header},
+    journal::Head,
+    summary::Summary,
+};
+
+/// sled keeps values up to this size in line; longer ones would become files of their own.
+pub const CHUNK: usize = 4096;
+/// With sled's default of 512 KiB a cut tail can lose everything; with this every cut leaves a clean prefix.
+const SEGMENT_SIZE: usize = 8 << 20;
+/// Bound on the memory for pages.
+pub const CACHE: u64 = 64 << 20;
+/// How long another instance in this process may take to let go of the database's lock after it was dropped.
+const UNLOCK_WITHIN: Duration = Duration::from_secs(3);
+
+const RECORD: u8 = b'r';
+const SESSION: u8 = b's';
+const INDEX: u8 = b'x';
+const CURSOR: &[u8] = b"m";
+
+/// The store does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// sled says so.
+    #[error("{path}: {source}", path = path.display())]
+    Sled {
+        /// Directory of the store.
+        path: PathBuf,
+        /// Why.
+        source: sled::Error,
+    },
+    /// sled panicked.
+    #[error("{path}: the database is damaged so that it cannot be opened: {reason}", path = path.display())]
+    Panicked {
+        /// Directory of the store.
+        path: PathBuf,
+        /// What it said.
+        reason: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A value is not what this program writes.
+    #[error("{path}: {what} is not what was written", path = path.display())]
+    Damaged {
+        /// Directory of the store.
+        path: PathBuf,
+        /// Which value.
+        what: String,
+    },
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Store {
+    db: sled::Db,
+    path: PathBuf,
+}
+
+/// What is moved at once.
+#[derive(Default)]
+pub struct Batch {
+    batch: sled::Batch,
+}
+
+impl Store {
+    /// Opens a store, or makes one. Panics of sled on damaged files become errors.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path, cache: u64) -> Result<Self, StoreError> {
+        let started = Instant::now();
+        loop {
+            match Self::try_open(path, cache) {
+                Err(StoreError::Sled { source: sled::Error::Io(error), .. })
+                    if error.to_string().contains("lock") && started.elapsed() < UNLOCK_WITHIN =>
+                {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_open(path: &Path, cache: u64) -> Result<Self, StoreError> {
+        let config = sled::Config::new()
+            .path(path)
+            .segment_size(SEGMENT_SIZE)
+            .cache_capacity(cache)
+            // What is moved is synced by `sync`; sled's own flush would sync nothing.
+            .flush_every_ms(None)
+            .use_compression(false);
+        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => Ok(Self { db, path: path.to_owned() }),
+            Ok(Err(source)) => Err(StoreError::Sled { path: path.to_owned(), source }),
+            Err(panic) => Err(StoreError::Panicked { path: path.to_owned(), reason: panic_text(&panic) }),
+        }
+    }
+
+    /// The last record that was moved here.
+    ///
+    /// # Errors
+    /// The store does not work.
+    pub fn cursor(&self) -> Result<Head, StoreError> {
+        let Some(value) = self.db.get(CURSOR).map_err(|source| self.failed(source))? else {
+            return Ok(Head { sequence: 0, hash: GENESIS });
+        };
+        let damaged = || StoreError::Damaged { path: self.path.clone(), what: "the cursor".into() };
+        let (sequence, hash) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
+        Ok(Head { sequence: u64::from_be_bytes(*sequence), hash: hash.try_into().map_err(|_| damaged())? })
+    }
+
+    /// The record with this sequence, or what is wrong with it; `None` if it is not here.
+    ///
+    /// # Errors
+    /// The store does not work.
+    pub fn record(&self, sequence: u64) -> Result<Option<Result<Frame, Fault>>, StoreError> {
+        Ok(self.records(sequence, sequence).next().transpose()?.map(|(_, frame)| frame))
+    }
+
+    /// Own hash of the header of a record; `None` if it is not here or broken.
+    #[must_use]
+    pub fn hash_of(&self, sequence: u64) -> Option<Hash> {
+        let first = self.db.get(record_key(sequence, 0)).ok()??;
+        Some(Header::decode(&first).ok()?.hash)
+    }
+
+    /// The records in order, each with the sequence that it is filed under, and with what is wrong with it if something is.
+    pub fn records(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> impl Iterator<Item = Result<(u64, Result<Frame, Fault>), StoreError>> + use<'_> {
+        let mut chunks = self.db.range(record_key(from, 0)..=record_key(to, u32::MAX)).peekable();
+        std::iter::from_fn(move || {
+            let (sequence, mut bytes) = match chunks.next()? {
+                Ok((key, value)) => (sequence_of(&key), value.to_vec()),
+                Err(source) => return Some(Err(self.failed(source))),
+            };
+            while let Some(Ok((_, value))) =
+                chunks.next_if(|next| next.as_ref().is_ok_and(|(key, _)| sequence_of(key) == sequence))
+            {
+                bytes.extend_from_slice(&value);
+            }
+            let frame = Frame::decode(&bytes).and_then(|frame| match frame.bytes.len() == bytes.len() {
+                true => Ok(frame),
+                false => Err(Fault::Body),
+            });
+            Some(Ok((sequence, frame)))
+        })
+    }
+
+    /// The summary of a session.
+    ///
+    /// # Errors
+    /// The store does not work, or the summary is damaged.
+    pub fn session(&self, id: &str) -> Result<Option<Summary>, StoreError> {
+        let value = self.db.get(session_key(id)).map_err(|source| self.failed(source))?;
+        value.map(|value| self.summary(&value)).transpose()
+    }
+
+    /// Summaries of the sessions whose ids begin with `prefix` and come before `before`, newest first.
+    pub fn sessions(
+        &self,
+        prefix: &str,
+        before: Option<&str>,
+    ) -> impl DoubleEndedIterator<Item = Result<Summary, StoreError>> + use<'_> {
+        let from = session_key(prefix);
+        // Ids are ASCII, so 0xFF comes after every one with this prefix.
+        let last = [from.as_slice(), &[0xFF]].concat();
+        let to = before.map(session_key).filter(|key| *key < last).unwrap_or(last).max(from.clone());
+        self.db.range(from..to).rev().map(|item| match item {
+            Ok((_, value)) => self.summary(&value),
+            Err(source) => Err(self.failed(source)),
+        })
+    }
+
+    /// Sequences of a session's records in order, after `after`.
+    pub fn sequences(&self, id: &str, after: u64) -> impl Iterator<Item = Result<u64, StoreError>> + use<'_> {
+        self.db.range(index_key(id, after.saturating_add(1))..=index_key(id, u64::MAX)).map(|item| {
+            let (key, _) = item.map_err(|source| self.failed(source))?;
+            let sequence = key.last_chunk::<8>().copied().unwrap_or_default();
+            Ok(u64::from_be_bytes(sequence))
+        })
+    }
+
+    /// Moves a batch, whole or not at all.
+    ///
+    /// # Errors
+    /// The store does not work.
+    pub fn apply(&self, mut batch: Batch, cursor: Head) -> Result<(), StoreError> {
+        batch.batch.insert(CURSOR, [cursor.sequence.to_be_bytes().as_slice(), &cursor.hash].concat());
+        self.db.apply_batch(batch.batch).map_err(|source| self.failed(source))
+    }
+
+    /// Makes everything that was moved durable.
+    ///
+    /// # Errors
+    /// It may not be.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(|source| self.failed(source))?;
+        // sled's flush writes and does not sync.
+        let file = self.path.join("db");
+        File::open(&file).and_then(|file| file.sync_data()).map_err(|source| StoreError::Io { path: file, source })
+    }
+
+    /// Hands everything to the operating system, so that a copy of the files is complete.
+    ///
+    /// # Errors
+    /// The store does not work.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().map(drop).map_err(|source| self.failed(source))
+    }
+
+    /// Bytes on disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.db.size_on_disk().unwrap_or_default()
+    }
+
+    fn summary(&self, value: &[u8]) -> Result<Summary, StoreError> {
+        serde_json::from_slice(value)
+            .map_err(|_| StoreError::Damaged { path: self.path.clone(), what: "a session's summary".into() })
+    }
+
+    fn failed(&self, source: sled::Error) -> StoreError {
+        StoreError::Sled { path: self.path.clone(), source }
+    }
+}
+
+impl Batch {
+    /// A record.
+    pub fn record(&mut self, frame: &Frame) {
+        for (chunk, part) in (0..).zip(frame.bytes.chunks(CHUNK)) {
+            self.batch.insert(record_key(frame.header.sequence, chunk).as_slice(), part);
+        }
+    }
+
+    /// The session has this record.
+    pub fn index(&mut self, id: &str, sequence: u64) {
+        self.batch.insert(index_key(id, sequence), &[]);
+    }
+
+    /// A session's summary.
+    pub fn session(&mut self, summary: &Summary) {
+        if let Ok(value) = serde_json::to_vec(summary) {
+            debug_assert!(value.len() <= CHUNK, "summaries are clipped");
+            self.batch.insert(session_key(&summary.session), value);
+        }
+    }
+}
+
+/// Copies a store's files, as far as it has any.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StoreError::Io { path, source }
+    };
+    fs::create_dir_all(to).map_err(failed(to))?;
+    for entry in fs::read_dir(from).map_err(failed(from))? {
+        let entry = entry.map_err(failed(from))?;
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target).map_err(failed(&target))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes sled's snapshots, which it can do without.
+///
+/// # Errors
+/// A file cannot be removed.
+pub fn drop_snapshots(path: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Io { path: path.to_owned(), source };
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn record_key(sequence: u64, chunk: u32) -> [u8; 13] {
+    let mut key = [RECORD; 13];
+    key[1..9].copy_from_slice(&sequence.to_be_bytes());
+    key[9..].copy_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+/// Of a record's key.
+fn sequence_of(key: &[u8]) -> u64 {
+    key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
+}
+
+fn session_key(id: &str) -> Vec<u8> {
+    [&[SESSION], id.as_bytes()].concat()
+}
+
+fn index_key(id: &str, sequence: u64) -> Vec<u8> {
+    [&[INDEX], id.as_bytes(), &[0], &sequence.to_be_bytes()].concat()
+}
+
+/// What a panic said.
+#[must_use]
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "no reason given".into())
+}

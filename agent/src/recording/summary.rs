@@ -1,0 +1,152 @@
+//! One line per session, kept up to date while records are moved into the store.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::frame::Header;
+
+/// Names longer than this are clipped in a summary (never in the records), so that it stays below a store's chunk.
+const NAME: usize = 128;
+/// The same for paths and reasons.
+const TEXT: usize = 320;
+/// Roles that a summary names.
+const ROLES: usize = 6;
+
+/// How a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It has not ended.
+    Open,
+    /// It has ended.
+    Ended,
+    /// The connection was refused before there was a session.
+    Refused,
+    /// The agent ended before the session did, and could not record its end.
+    Lost,
+}
+
+/// A session in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Session id.
+    pub session: String,
+    /// How it stands.
+    pub state: State,
+    /// Sequence of its first record.
+    pub first: u64,
+    /// Sequence of its last record so far.
+    pub last: u64,
+    /// When it began, in nanoseconds since 1970 (UTC).
+    pub started: i64,
+    /// When it ended.
+    pub ended: Option<i64>,
+    /// Name of the target.
+    pub target: Option<String>,
+    /// Protocol of the target.
+    pub protocol: Option<String>,
+    /// Mode of the target.
+    pub mode: Option<String>,
+    /// Name of the process's user.
+    pub user: Option<String>,
+    /// Its uid.
+    pub uid: Option<u32>,
+    /// Its pid.
+    pub pid: Option<u32>,
+    /// Path of its executable.
+    pub exe: Option<String>,
+    /// Its unit.
+    pub unit: Option<String>,
+    /// Its roles.
+    pub roles: Vec<String>,
+    /// The database, where the protocol has one.
+    pub database: Option<String>,
+    /// Operations decided so far.
+    pub operations: u64,
+    /// Of those, denied, or in observe mode: would have been.
+    pub denied: u64,
+    /// Rows sent to the client so far.
+    pub rows: u64,
+    /// Bytes received from the client; counted at the end.
+    pub bytes_in: u64,
+    /// Bytes sent to the client; counted at the end.
+    pub bytes_out: u64,
+    /// Why it ended, or was refused.
+    pub reason: Option<String>,
+}
+
+impl Summary {
+    /// The summary that a session's first record begins, if `event` is one. `id` is that of a refused connection, which has
+    /// no session of its own.
+    #[must_use]
+    pub fn begin(header: &Header, event: &Value, id: String) -> Option<Self> {
+        let refused = match event["event"].as_str() {
+            Some("session-started") => false,
+            Some("connection-refused") => true,
+            _ => return None,
+        };
+        let process = &event["principal"]["process"];
+        let roles = event["principal"]["roles"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Some(Self {
+            session: id,
+            state: if refused { State::Refused } else { State::Open },
+            first: header.sequence,
+            last: header.sequence,
+            started: header.time,
+            ended: refused.then_some(header.time),
+            target: text(&event["target"], NAME),
+            protocol: text(&event["protocol"], NAME),
+            mode: text(&event["mode"], NAME),
+            user: text(&process["user"], NAME),
+            uid: number(&process["uid"]),
+            pid: number(&process["pid"]),
+            exe: text(&process["exe"]["path"], TEXT),
+            unit: text(&process["unit"], NAME),
+            roles: roles.iter().take(ROLES).filter_map(|role| text(role, NAME / 2)).collect(),
+            database: text(&event["details"]["database"], NAME),
+            operations: 0,
+            denied: u64::from(refused),
+            rows: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            reason: text(&event["reason"], TEXT),
+        })
+    }
+
+    /// Takes in a further record of the session.
+    pub fn add(&mut self, header: &Header, event: &Value) {
+        self.last = header.sequence;
+        match event["event"].as_str() {
+            Some("decided") => {
+                self.operations += 1;
+                self.denied += u64::from(event["verdict"] != "permit");
+            }
+            Some("finished") => self.rows += event["rows"].as_u64().unwrap_or_default(),
+            Some("session-ended") => {
+                self.state = State::Ended;
+                self.ended = Some(header.time);
+                self.bytes_in = event["bytes_in"].as_u64().unwrap_or_default();
+                self.bytes_out = event["bytes_out"].as_u64().unwrap_or_default();
+                self.reason = text(&event["reason"], TEXT);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A text without control characters, clipped to `limit` bytes.
+fn text(value: &Value, limit: usize) -> Option<String> {
+    let mut clipped = String::new();
+    for character in value.as_str()?.chars() {
+        let character = if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+        if clipped.len() + character.len_utf8() > limit {
+            break;
+        }
+        clipped.push(character);
+    }
+    Some(clipped)
+}
+
+fn number(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|number| number.try_into().ok())
+}

@@ -62,11 +62,10 @@ fn one(target: &Section<'_>, name: &str, item: Spanned<&Item>) -> Option<ColumnR
     }
     let section = Section::of(target.report, format!("column \"{name}\" of {}", target.name), item)?;
     let class = section.required("class", "\"pii\"");
-    let missing = section.item("mask").is_none();
-    let style = section.choice("mask", STYLES);
-    if missing {
+    if !section.has("mask") {
         section.missing("mask", "\"redact\"");
     }
+    let style = section.choice("mask", STYLES);
     section.close();
     let (database, [schema, table, column]) = path.ok()?;
     Some(ColumnRule { database, schema, table, column, class: class?.value, style: style?, line })

@@ -72,7 +72,7 @@ fn one(target: &Section<'_>, name: &str, item: Spanned<&Item>) -> Option<ColumnR
 }
 
 /// Splits `database.schema.table.column`. A name with a dot in it is put in double quotes, with its own doubled.
-fn path(text: &str) -> Result<(Option<String>, [String; 3]), &'static str> {
+pub(super) fn path(text: &str) -> Result<(Option<String>, [String; 3]), &'static str> {
     let parts = parts(text).ok_or("has a double quote that is not closed, or stands within a name")?;
     let Ok([database, schema, table, column]) = <[(String, bool); 4]>::try_from(parts) else {
         return Err("does not have four parts");

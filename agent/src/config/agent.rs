@@ -35,8 +35,14 @@ pub(super) fn read(root: &Section<'_>) -> Agent {
         let what = format!("runtime_dir in [agent] is longer than {MAX_RUNTIME_DIR} bytes");
         section.fault(&span, what, "use a shorter path: it holds Unix sockets");
     }
-    let span = directory("policies", &mut agent.policies).unwrap_or_else(|| section.span.clone());
-    files::directory(section.report, "the directory of policies", &agent.policies, &span);
+    // A key with a fault of its own has no directory, and the default one is not meant.
+    let policies = match section.item("policies") {
+        None => Some(section.span.clone()),
+        Some(_) => directory("policies", &mut agent.policies),
+    };
+    if let Some(span) = policies {
+        files::directory(section.report, "the directory of policies", &agent.policies, &span);
+    }
     if let Some(user) = section.text("user") {
         if matches!(user.value.as_str(), "root" | "0") {
             section.fault(

@@ -62,18 +62,17 @@ fn one(target: &Section<'_>, name: &str, item: Spanned<&Item>) -> Option<ColumnR
     }
     let section = Section::of(target.report, format!("column \"{name}\" of {}", target.name), item)?;
     let class = section.required("class", "\"pii\"");
-    let missing = section.item("mask").is_none();
-    let style = section.choice("mask", STYLES);
-    if missing {
+    if !section.has("mask") {
         section.missing("mask", "\"redact\"");
     }
+    let style = section.choice("mask", STYLES);
     section.close();
     let (database, [schema, table, column]) = path.ok()?;
     Some(ColumnRule { database, schema, table, column, class: class?.value, style: style?, line })
 }
 
 /// Splits `database.schema.table.column`. A name with a dot in it is put in double quotes, with its own doubled.
-fn path(text: &str) -> Result<(Option<String>, [String; 3]), &'static str> {
+pub(super) fn path(text: &str) -> Result<(Option<String>, [String; 3]), &'static str> {
     let parts = parts(text).ok_or("has a double quote that is not closed, or stands within a name")?;
     let Ok([database, schema, table, column]) = <[(String, bool); 4]>::try_from(parts) else {
         return Err("does not have four parts");

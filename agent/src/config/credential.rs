@@ -26,9 +26,9 @@ pub(super) fn read(
         return one(section, user, roles).map(|credential| CredentialSource::Agent(vec![credential]));
     }
     let sections = target.sections("credential", &format!("a credential of {}", target.name))?;
-    if sections.is_empty() {
+    if let Some(span) = target.empty_list("credential") {
         let what = format!("credential of {} is an empty list", target.name);
-        target.fault(&item.span, what, "add a table with user and password.file");
+        target.fault(&span, what, "add a table with user and password.file");
     }
     let mut credentials: Vec<Credential> = Vec::new();
     for section in sections {

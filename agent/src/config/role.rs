@@ -30,14 +30,11 @@ fn one(mut section: Section<'_>) -> Read {
     }
     let example = "[{ unit = \"orders-agent.service\" }]";
     let entries = section.sections("match", &format!("an entry of match in {}", section.name));
-    match &entries {
-        None => section.missing("match", example),
-        Some(entries) if entries.is_empty() => {
-            let what = format!("match in {} is empty: nothing would have this role", section.name);
-            let span = section.item("match").map_or_else(|| section.span.clone(), |item| item.span);
-            section.fault(&span, what, format!("write match = {example}, or remove the role"));
-        }
-        Some(_) => {}
+    if !section.has("match") {
+        section.missing("match", example);
+    } else if let Some(span) = section.empty_list("match") {
+        let what = format!("match in {} is empty: nothing would have this role", section.name);
+        section.fault(&span, what, format!("write match = {example}, or remove the role"));
     }
     let matches: Vec<Match> = entries.unwrap_or_default().into_iter().filter_map(entry).collect();
     section.close();

@@ -144,7 +144,7 @@ impl<'a> Section<'a> {
 
     /// A text that must be there.
     pub(super) fn required(&self, key: &'static str, example: &str) -> Option<Spanned<String>> {
-        if !self.table.contains_key(key) {
+        if !self.has(key) {
             self.missing(key, example);
         }
         self.text(key)
@@ -227,7 +227,8 @@ impl<'a> Section<'a> {
         texts
     }
 
-    /// The tables under a key: a list of inline tables, or `[[key]]` repeated. `None` if the key is not there.
+    /// The tables under a key: a list of inline tables, or `[[key]]` repeated. `None` if the key is not there, or is
+    /// something else, which is reported.
     pub(super) fn sections(&self, key: &'static str, called: &str) -> Option<Vec<Self>> {
         let item = self.item(key)?;
         let mut sections = Vec::new();
@@ -236,24 +237,37 @@ impl<'a> Section<'a> {
                 let span = table.span().unwrap_or_else(|| item.span.clone());
                 sections.push(Self::new(self.report, called, table, span));
             }
-        } else if let Some(array) = item.value.as_array() {
-            for value in array {
-                let span = value.span().unwrap_or_else(|| item.span.clone());
-                match value {
-                    Value::InlineTable(table) => sections.push(Self::new(self.report, called, table, span)),
-                    _ => {
-                        let what = format!("{called} is a table, not {}", value.type_name());
-                        self.fault(&span, what, "write { key = \"value\", … }");
-                    }
+            return Some(sections);
+        }
+        let Some(array) = item.value.as_array() else {
+            let found = item.value.type_name();
+            let remedy =
+                if item.value.is_table() { format!("write [[{key}]]") } else { format!("write {key} = [{{ … }}]") };
+            self.fault(&item.span, format!("{key} in {} is a list of tables, not {found}", self.name), remedy);
+            return None;
+        };
+        for value in array {
+            let span = value.span().unwrap_or_else(|| item.span.clone());
+            match value {
+                Value::InlineTable(table) => sections.push(Self::new(self.report, called, table, span)),
+                _ => {
+                    let what = format!("{called} is a table, not {}", value.type_name());
+                    self.fault(&span, what, "write { key = \"value\", … }");
                 }
             }
-        } else {
-            let found = item.value.type_name();
-            self.fault(&item.span, format!("{key} in {} is a list of tables, not {found}", self.name), {
-                if item.value.is_table() { format!("write [[{key}]]") } else { format!("write {key} = [{{ … }}]") }
-            });
         }
         Some(sections)
+    }
+
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Whether an empty list is under a key; its place.
+    pub(super) fn empty_list(&self, key: &'static str) -> Option<Span> {
+        let item = self.item(key)?;
+        item.value.as_array().is_some_and(toml_edit::Array::is_empty).then_some(item.span)
     }
 
     /// Reports the keys that were not asked for.

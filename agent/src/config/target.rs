@@ -24,7 +24,7 @@ pub(super) struct Read {
 /// Reads all targets.
 pub(super) fn read(root: &Section<'_>, protocols: &[&str], user: &str) -> Vec<Read> {
     let targets = root.sections("target", "[[target]]");
-    if targets.as_ref().is_none_or(Vec::is_empty) {
+    if !root.has("target") || root.empty_list("target").is_some() {
         root.fault(&root.span, "there is no [[target]]: nothing would be protected", "add a [[target]]");
     }
     targets.unwrap_or_default().into_iter().map(|section| one(section, protocols, user)).collect()
@@ -82,13 +82,11 @@ fn one(mut section: Section<'_>, protocols: &[&str], user: &str) -> Read {
 
 fn addresses(section: &Section<'_>) -> Vec<Spanned<Address>> {
     const EXAMPLE: &str = "[\"orders.db.internal:5432\"]";
-    match section.item("address") {
-        None => section.missing("address", EXAMPLE),
-        Some(item) if item.value.as_array().is_some_and(toml_edit::Array::is_empty) => {
-            let what = format!("address in {} is empty: nothing would be protected", section.name);
-            section.fault(&item.span, what, format!("write address = {EXAMPLE}"));
-        }
-        Some(_) => {}
+    if !section.has("address") {
+        section.missing("address", EXAMPLE);
+    } else if let Some(span) = section.empty_list("address") {
+        let what = format!("address in {} is empty: nothing would be protected", section.name);
+        section.fault(&span, what, format!("write address = {EXAMPLE}"));
     }
     let mut addresses = Vec::new();
     for text in section.texts("address", EXAMPLE) {
@@ -121,7 +119,7 @@ fn sockets(section: &Section<'_>) -> Vec<Spanned<String>> {
 
 fn tls(target: &Section<'_>) -> Option<UpstreamTls> {
     let Some(section) = target.section("tls") else {
-        if target.item("tls").is_none() {
+        if !target.has("tls") {
             let what = format!("tls is missing in {}, and its default, verify-full, needs a ca", target.name);
             let remedy = "add tls = { mode = \"verify-full\", ca = \"/…/ca.pem\" }, or { mode = \"disable\" }";
             target.fault(&target.span, what, remedy);
@@ -134,7 +132,7 @@ fn tls(target: &Section<'_>) -> Option<UpstreamTls> {
         ("verify-ca", TlsMode::VerifyCa),
         ("verify-full", TlsMode::VerifyFull),
     ];
-    let given = section.item("mode").is_some();
+    let given = section.has("mode");
     let mode = section.choice("mode", &modes);
     let ca = section.path("ca");
     let name = section.text("name");
@@ -152,7 +150,7 @@ fn tls(target: &Section<'_>) -> Option<UpstreamTls> {
 /// What is checked needs what it is checked against; what is not checked must not look as if it were.
 fn agree(section: &Section<'_>, mode: TlsMode, ca: Option<&super::section::Span>, name: Option<&super::section::Span>) {
     let verifies = matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
-    if verifies && section.item("ca").is_none() {
+    if verifies && !section.has("ca") {
         let what = format!("{} verifies the server's certificate, but has no ca", section.name);
         section.fault(&section.span, what, "add ca = \"/…/ca.pem\"");
     }

@@ -3,6 +3,8 @@
 //! *Invariant:* [`Masked`] is made only here, and nothing reaches a client or the log but as a [`Masked`]. Masking knows no
 //! protocol: a protocol passes in a [`Codec`] for its own values.
 
+pub mod style;
+
 use serde::{Serialize, Serializer};
 
 use crate::model::Style;

@@ -26,3 +26,6 @@ pub use users::SystemUser;
 
 /// What a case or a helper answers: an error is a text for whoever reads the test's output.
 pub type Outcome<T = ()> = Result<T, String>;
+
+// For the cases of `compile-fail`, which must see the very crates that the agent was built with.
+pub use {::agent as postern, bytes, serde_json};

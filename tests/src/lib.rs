@@ -10,6 +10,7 @@ pub mod dir;
 pub mod net;
 pub mod postgres;
 pub mod proc;
+pub mod python;
 pub mod suite;
 pub mod undo;
 pub mod users;
@@ -21,6 +22,7 @@ pub use dir::TempDir;
 pub use net::{Netns, free_port};
 pub use postgres::{Auth, Postgres, PostgresBuilder};
 pub use proc::{fds, rss_kib, wait_until};
+pub use python::Python;
 pub use suite::{Suite, full, suite};
 pub use users::SystemUser;
 

@@ -3,7 +3,11 @@
 //! *Invariant:* [`Masked`] is made only here, and nothing reaches a client or the log but as a [`Masked`]. Masking knows no
 //! protocol: a protocol passes in a [`Codec`] for its own values.
 
+mod frame;
+
 use serde::{Serialize, Serializer};
+
+pub use frame::{Codec, Unreadable, frame, nothing_hidden, parameter, row};
 
 use crate::model::Style;
 
@@ -71,4 +75,12 @@ impl Covers {
 #[must_use]
 pub fn without_values<T>(message: T) -> Masked<T> {
     Masked(message)
+}
+
+/// stand-in
+#[derive(Clone)]
+pub struct Key(pub [u8; 32]);
+/// stand-in
+pub fn hide(style: Style, _key: &Key, text: &str) -> Option<String> {
+    (style != Style::Null).then(|| format!("*{}", text.len()))
 }

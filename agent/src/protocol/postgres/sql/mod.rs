@@ -24,6 +24,11 @@ pub struct Statement {
     pub parameters_clear: bool,
     /// For each of its statements in order, what is known about its answer.
     pub parts: Vec<Part>,
+    /// Whether it names a relation or function that the snapshot does not have: with a fresh snapshot it may be understood
+    /// better.
+    pub unknown_names: bool,
+    /// Whether its meaning depends on the session's names.
+    pub looks_up_names: bool,
 }
 
 /// One statement within a text.
@@ -66,10 +71,18 @@ pub enum Effect {
         /// What FETCH from it means.
         statement: Arc<Statement>,
     },
-    /// `DEALLOCATE name` (`None`: ALL), and DISCARD.
+    /// `DEALLOCATE name` (`None`: ALL).
     Deallocate(Option<String>),
+    /// `CLOSE name` (`None`: ALL).
+    Close(Option<String>),
+    /// `DISCARD ALL`: prepared statements, cursors and temporary tables go.
+    Discard,
     /// It may change the catalogue: the snapshot is stale once it has run.
     ChangesCatalogue,
+    /// `COPY … FROM STDIN`: the server asks for data.
+    CopyIn,
+    /// `COPY … TO STDOUT`: the answer is a stream of lines, not rows.
+    CopyOut,
 }
 
 /// The session's names as the classifier needs them: prepared statements and cursors, shared by SQL and protocol.

@@ -1,8 +1,10 @@
 //! Postern: least privilege for the subagents on this host. Read `session` first.
 
 pub mod config;
+pub mod credential;
 pub mod gate;
 pub mod masking;
 pub mod model;
+pub mod policy;
 pub mod protocol;
 pub mod recording;

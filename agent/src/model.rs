@@ -286,6 +286,15 @@ pub enum Style {
     Fixed,
 }
 
+/// A protocol's part of the schema of policies, in Cedar's schema syntax.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Name of the protocol.
+    pub name: &'static str,
+    /// Its kinds of resources, its actions, and their facts.
+    pub text: &'static str,
+}
+
 /// Decides, purely. The one implementation is `policy`; the trait is the seam for `gate`.
 pub trait Decide: Send + Sync {
     /// The verdict on an action of a principal at `now`. Anything that is not permitted is denied.

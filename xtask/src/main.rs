@@ -1,1 +1,96 @@
-fn main() {}
+//! `cargo xtask …`: what a developer of Postern, and its continuous integration, run.
+
+mod build;
+mod run;
+mod setup;
+mod suites;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Setting up, building, showing and testing Postern.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs whatever is missing. Every other command does that first.
+    Setup,
+    /// Builds the kernel side and the agent: target/debug/postern.
+    Build {
+        /// Optimised: target/release/postern.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Shows the whole path on a throwaway PostgreSQL, narrated. Needs root; cleans up.
+    Demo {
+        /// Leaves everything running until Ctrl-C, and prints what to try.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Runs suites, and without any named also the checks of formatting, lints and layout. Needs root.
+    Test {
+        /// Names of suites; all if none is given.
+        suites: Vec<String>,
+        /// At full size instead of the everyday one.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Measures against direct connections and against haproxy. Needs root.
+    Bench {
+        /// Words that the names of wanted figures hold; all if none is given.
+        names: Vec<String>,
+        /// One JSON object a line for each figure.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Checks the layout of the sources: imports, dependencies, sizes, unsafe, suites.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let task = Arguments::parse().command;
+    match run::prepare().and_then(|()| dispatch(task)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> run::Outcome<ExitCode> {
+    setup::setup()?;
+    match task {
+        Task::Setup => Ok(ExitCode::SUCCESS),
+        Task::Build { release } => {
+            build::kernel_side()?;
+            build::agent(release)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Demo { keep } => {
+            build::kernel_side()?;
+            let built = build::everything()?;
+            run::program(&built.program("demo")?, keep.then_some("--keep"))
+        }
+        Task::Test { suites, all } => test::test(&suites, all),
+        Task::Bench { names, json } => {
+            build::kernel_side()?;
+            build::agent(true)?;
+            let built = build::everything()?;
+            let words = names.iter().map(String::as_str).chain(json.then_some("--json"));
+            run::program(&built.program("bench")?, words)
+        }
+        Task::Tidy => {
+            let found = tidy::tidy()?;
+            Ok(if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}

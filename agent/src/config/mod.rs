@@ -7,6 +7,23 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::model::{Mode, Style};
 
+mod address;
+mod agent;
+mod columns;
+mod credential;
+mod fault;
+mod files;
+mod load;
+mod role;
+mod section;
+mod target;
+
+pub use fault::{ConfigErrors, Fault};
+pub use files::Files;
+
+#[cfg(test)]
+mod tests;
+
 /// Everything that the operator said.
 #[derive(Clone, Debug)]
 pub struct Config {

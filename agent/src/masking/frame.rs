@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::{Cover, Covers, Key, Masked, hide};
+use super::{Cover, Covers, Masked, style::hide};
 use crate::model::Style;
 
 /// A protocol's own encoding of a row. It sees values, and never decides whether one is shown.
@@ -45,7 +45,7 @@ pub struct Unreadable;
 ///
 /// # Errors
 /// [`Unreadable`]
-pub fn frame(covers: &Covers, key: &Key, codec: &dyn Codec, frame: Bytes) -> Result<Masked<Bytes>, Unreadable> {
+pub fn frame(covers: &Covers, key: &[u8], codec: &dyn Codec, frame: Bytes) -> Result<Masked<Bytes>, Unreadable> {
     if covers.all_clear() {
         return Ok(Masked(frame));
     }
@@ -59,7 +59,7 @@ pub fn frame(covers: &Covers, key: &Key, codec: &dyn Codec, frame: Bytes) -> Res
 /// [`Unreadable`]
 pub fn row(
     covers: &Covers,
-    key: &Key,
+    key: &[u8],
     codec: &dyn Codec,
     frame: &[u8],
     longest: usize,
@@ -84,7 +84,7 @@ pub fn row(
 
 fn shown<'a>(
     covers: &Covers,
-    key: &Key,
+    key: &[u8],
     codec: &dyn Codec,
     values: &[Option<&'a [u8]>],
 ) -> Result<Vec<Option<Cow<'a, [u8]>>>, Unreadable> {

@@ -4,6 +4,7 @@
 //! protocol: a protocol passes in a [`Codec`] for its own values.
 
 mod frame;
+pub mod style;
 mod text;
 
 use serde::{Serialize, Serializer};

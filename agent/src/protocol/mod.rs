@@ -3,7 +3,10 @@
 //! *Invariant:* a protocol imports neither a sibling nor a service nor `policy`; it reaches them through `gate` and the
 //! traits here.
 
+pub mod ca;
+pub mod dial;
 pub mod postgres;
+pub mod tls;
 
 use std::{future::Future, net::SocketAddr, os::fd::BorrowedFd, path::PathBuf, pin::Pin, sync::Arc};
 
@@ -13,8 +16,12 @@ use zeroize::Zeroizing;
 use crate::{
     config,
     gate::Services,
-    model::{Principal, Subject},
+    model::{Fragment, Principal, Subject},
 };
+
+/// The protocols that are built in: their names, as in the configuration, and their fragments of the policy schema.
+pub const FRAGMENTS: &[Fragment] =
+    &[Fragment { name: "postgres", text: include_str!("../../../policies/postgres.cedarschema") }];
 
 /// A boxed future, for traits that are used as objects.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     gate::{Admission, Held, Permit, Released},
-    masking::{Key, Masked},
+    masking::Masked,
     model::{Denial, Mode, Resource},
     recording::Event,
 };
@@ -119,7 +119,7 @@ pub struct Start {
     /// Whether the server's own encoding is UTF-8: else only ASCII is understood as the server does.
     pub server_is_utf8: bool,
     /// Key of the target for the style `hash`.
-    pub key: Key,
+    pub key: Arc<[u8]>,
 }
 
 /// What the client's side of the machine does.

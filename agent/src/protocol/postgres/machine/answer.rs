@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 
 use crate::{
-    masking::{self, Cover, Covers, Key, Masked, Unreadable},
+    masking::{self, Cover, Covers, Masked, Unreadable},
     model::{Mode, Style},
     protocol::postgres::{
         message::Column,
@@ -167,7 +167,7 @@ impl Operation {
     ///
     /// # Errors
     /// The row cannot be read, or nothing proves that it may be shown.
-    pub fn row(&mut self, key: &Key, frame: Bytes) -> Result<(Masked<Bytes>, Option<Event>), Unreadable> {
+    pub fn row(&mut self, key: &[u8], frame: Bytes) -> Result<(Masked<Bytes>, Option<Event>), Unreadable> {
         self.counted += 1;
         let mut event = None;
         if let Some(logged) = &self.answer.logged

@@ -1,0 +1,89 @@
+//! `[[role]]`
+
+use super::{
+    Match, Role,
+    section::{Section, Spanned},
+};
+
+/// A role as far as it could be read.
+pub(super) struct Read {
+    /// `None` if something in it is wrong.
+    pub(super) role: Option<Role>,
+    /// Its name, if it has one: also a faulty role is known by it, so that one fault does not cause another.
+    pub(super) name: Option<Spanned<String>>,
+}
+
+/// Reads all roles.
+pub(super) fn read(root: &Section<'_>) -> Vec<Read> {
+    root.sections("role", "[[role]]").unwrap_or_default().into_iter().map(one).collect()
+}
+
+fn one(mut section: Section<'_>) -> Read {
+    let name = section.required("name", "\"orders-reader\"");
+    if let Some(name) = &name {
+        section.name = format!("[[role]] \"{}\"", name.value);
+        if !name.value.chars().all(|each| each.is_ascii_alphanumeric() || matches!(each, '-' | '_' | '.')) {
+            let what =
+                format!("the name of {} has other characters than letters, digits, '-', '_' and '.'", section.name);
+            section.fault(&name.span, what, "rename it, here and in the policies");
+        }
+    }
+    let example = "[{ unit = \"orders-agent.service\" }]";
+    let entries = section.sections("match", &format!("an entry of match in {}", section.name));
+    if !section.has("match") {
+        section.missing("match", example);
+    } else if let Some(span) = section.empty_list("match") {
+        let what = format!("match in {} is empty: nothing would have this role", section.name);
+        section.fault(&span, what, format!("write match = {example}, or remove the role"));
+    }
+    let matches: Vec<Match> = entries.unwrap_or_default().into_iter().filter_map(entry).collect();
+    section.close();
+    let role = name.as_ref().map(|name| Role { name: name.value.clone(), matches });
+    Read { role, name }
+}
+
+/// An entry of `match`.
+fn entry(section: Section<'_>) -> Option<Match> {
+    let before = section.report.count();
+    let found = Match {
+        unit: unit(&section, "unit"),
+        user_unit: unit(&section, "user_unit"),
+        user: section.text("user").map(|user| user.value),
+        group: section.text("group").map(|group| group.value),
+        exe: section.path("exe").map(|exe| exe.value),
+        exe_sha256: sha256(&section),
+        cgroup: cgroup(&section),
+    };
+    let span = section.span.clone();
+    let (report, name) = (section.report, section.name.clone());
+    section.close();
+    if found == Match::default() && report.count() == before {
+        report.fault(&span, format!("{name} has no key, so that it would match every process"), {
+            "add unit, user_unit, user, group, exe, exe_sha256 or cgroup"
+        });
+    }
+    (found != Match::default()).then_some(found)
+}
+
+fn unit(section: &Section<'_>, key: &'static str) -> Option<String> {
+    let unit = section.text(key)?;
+    if !unit.value.contains('.') {
+        let what = format!("{key} in {} is no name of a unit: \"{}\"", section.name, unit.value);
+        section.fault(&unit.span, what, format!("write the whole name, such as \"{}.service\"", unit.value));
+    }
+    Some(unit.value)
+}
+
+fn sha256(section: &Section<'_>) -> Option<String> {
+    let hash = section.text("exe_sha256")?;
+    if hash.value.len() != 64 || !hash.value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let what = format!("exe_sha256 in {} is not 64 hexadecimal digits", section.name);
+        section.fault(&hash.span, what, "write what `sha256sum FILE` prints");
+    }
+    Some(hash.value.to_ascii_lowercase())
+}
+
+fn cgroup(section: &Section<'_>) -> Option<String> {
+    let cgroup = section.path("cgroup")?;
+    Some(cgroup.value.to_string_lossy().into_owned())
+}

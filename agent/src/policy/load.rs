@@ -1,0 +1,266 @@
+//! From a directory of `*.cedar` to [`Policies`], or to all that is wrong with them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use cedar_policy::{ActionConstraint, Authorizer, Policy, PolicyId, PolicySet, ValidationMode, Validator};
+use miette::Diagnostic;
+
+use crate::model::Fragment;
+
+use super::{
+    fault::{Fault, LoadErrors},
+    rule::{self, Place, Rule},
+    vocabulary::Vocabulary,
+};
+
+/// A policy file is written by hand; beyond this it is something else.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Facts that change by themselves: a verdict that looks at them holds only for the moment.
+const TIME: [&str; 2] = ["hour", "weekday"];
+
+/// A set of policies that is valid against the schema.
+pub struct Policies {
+    pub(super) vocabulary: Vocabulary,
+    pub(super) authorizer: Authorizer,
+    /// By Cedar's id, which is only a number here.
+    pub(super) rules: HashMap<PolicyId, Rule>,
+    /// For each action, the policies that can concern it.
+    pub(super) concerned: BTreeMap<String, Concerned>,
+    pub(super) depends_on_time: bool,
+    /// Files that they were read from, sorted.
+    pub(super) files: Vec<PathBuf>,
+    /// Entities that they name, by kind: roles and targets for a cross-check with the configuration.
+    pub(super) named: BTreeMap<String, Vec<String>>,
+}
+
+/// Policies that can concern an action.
+#[derive(Default)]
+pub(super) struct Concerned {
+    pub(super) all: PolicySet,
+    /// Without the forbids that an approval lifts; `None` if there are none.
+    pub(super) approved: Option<PolicySet>,
+}
+
+/// A policy on its way in.
+struct Entry {
+    file: PathBuf,
+    start: usize,
+    policy: Policy,
+    rule: Rule,
+}
+
+impl Policies {
+    /// Reads and checks all `*.cedar` of a directory (not of those below it) against the schema of these fragments.
+    ///
+    /// # Errors
+    /// All faults, in the order of files and lines. Nothing is kept of a set with a fault.
+    pub fn load(directory: &Path, fragments: &[Fragment]) -> Result<Self, LoadErrors> {
+        let vocabulary =
+            Vocabulary::new(fragments).map_err(|message| LoadErrors(vec![Fault::whole(directory, message)]))?;
+        let mut faults = Vec::new();
+        let texts = texts(directory, &mut faults);
+        let mut policies = Vec::new();
+        for (file, text) in &texts {
+            parse(file, text, &mut policies, &mut faults);
+        }
+        repeated(&policies, &texts, &mut faults);
+        validate(&vocabulary, &policies, &texts, &mut faults);
+        if !faults.is_empty() {
+            faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+            return Err(LoadErrors(faults));
+        }
+        Ok(Self::from_valid(vocabulary, texts, policies))
+    }
+
+    /// Ids of the policies, sorted.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        let mut ids: Vec<&str> = self.rules.values().map(|rule| rule.id.as_str()).collect();
+        ids.sort_unstable();
+        ids.into_iter()
+    }
+
+    fn from_valid(vocabulary: Vocabulary, texts: BTreeMap<PathBuf, String>, policies: Vec<Entry>) -> Self {
+        let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for entity in policies.iter().flat_map(|entry| entry.policy.entity_literals()) {
+            named.entry(entity.type_name().to_string()).or_default().push(entity.id().unescaped().to_owned());
+        }
+        for names in named.values_mut() {
+            names.sort_unstable();
+            names.dedup();
+        }
+        let concerned =
+            vocabulary.actions.iter().map(|(name, term)| (name.clone(), concerned(&term.names, &policies))).collect();
+        Self {
+            authorizer: Authorizer::new(),
+            depends_on_time: policies.iter().any(|entry| depends_on_time(&entry.policy)),
+            rules: policies.into_iter().map(|entry| (entry.policy.id().clone(), entry.rule)).collect(),
+            concerned,
+            files: texts.into_keys().collect(),
+            named,
+            vocabulary,
+        }
+    }
+}
+
+/// The texts of all policy files, by path.
+fn texts(directory: &Path, faults: &mut Vec<Fault>) -> BTreeMap<PathBuf, String> {
+    let mut texts = BTreeMap::new();
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            faults.push(Fault::whole(directory, format!("the directory of policies cannot be read: {error}")));
+            return texts;
+        }
+    };
+    for entry in entries {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                faults.push(Fault::whole(directory, format!("the directory of policies cannot be read: {error}")));
+                continue;
+            }
+        };
+        if path.extension().is_none_or(|extension| extension != "cedar") {
+            continue;
+        }
+        match text(&path) {
+            Ok(text) => {
+                texts.insert(path, text);
+            }
+            Err(message) => faults.push(Fault::whole(&path, message)),
+        }
+    }
+    texts
+}
+
+/// The text of a file of bounded size.
+pub(super) fn text(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+    match read {
+        Err(error) => Err(format!("this file cannot be read: {error}")),
+        Ok(size) if size as u64 > MAX_FILE => Err("this file is larger than 1 MiB".into()),
+        Ok(_) => Ok(text),
+    }
+}
+
+/// Parses one file and reads its policies' annotations.
+fn parse(file: &Path, text: &str, policies: &mut Vec<Entry>, faults: &mut Vec<Fault>) {
+    let set: PolicySet = match text.parse() {
+        Ok(set) => set,
+        Err(errors) => {
+            let errors: cedar_policy::ParseErrors = errors;
+            faults.extend(errors.iter().map(|error| diagnosed(file, text, error, error.to_string())));
+            return;
+        }
+    };
+    for template in set.templates() {
+        let start = template.as_ref().loc().map_or(0, |place| place.start());
+        faults.push(
+            Fault::at(file, text, start, start, "this policy has a slot (?principal or ?resource)")
+                .hint("Name the role or the resource itself: nothing fills in slots here."),
+        );
+    }
+    let mut here: Vec<(usize, &Policy)> =
+        set.policies().map(|policy| (policy.as_ref().loc().map_or(0, |place| place.start()), policy)).collect();
+    here.sort_by_key(|(start, _)| *start);
+    for (start, policy) in here {
+        let rule = rule::read(policy, &Place { file, text, start }, faults);
+        let policy = policy.new_id(PolicyId::new(policies.len().to_string()));
+        policies.push(Entry { file: file.to_owned(), start, policy, rule });
+    }
+}
+
+/// Ids that stand more than once.
+fn repeated(policies: &[Entry], texts: &BTreeMap<PathBuf, String>, faults: &mut Vec<Fault>) {
+    let mut first: HashMap<&str, &Entry> = HashMap::new();
+    for entry in policies.iter().filter(|entry| !entry.rule.id.is_empty()) {
+        if let Some(earlier) = first.get(entry.rule.id.as_str()) {
+            let line = texts[&earlier.file][..earlier.start].matches('\n').count() + 1;
+            let message = format!("id \"{}\" is taken by {}:{line}", entry.rule.id, earlier.file.display());
+            let text = &texts[&entry.file];
+            faults.push(
+                Fault::at(&entry.file, text, entry.start, entry.start, message)
+                    .hint("Give this policy an id of its own."),
+            );
+        } else {
+            first.insert(&entry.rule.id, entry);
+        }
+    }
+}
+
+/// Validates strictly. What Cedar only warns of is a fault too: a policy that can never apply protects nothing.
+fn validate(vocabulary: &Vocabulary, policies: &[Entry], texts: &BTreeMap<PathBuf, String>, faults: &mut Vec<Fault>) {
+    let set = match PolicySet::from_policies(policies.iter().map(|entry| entry.policy.clone())) {
+        Ok(set) => set,
+        Err(error) => {
+            faults.extend(policies.first().map(|entry| Fault::whole(&entry.file, error.to_string())));
+            return;
+        }
+    };
+    let result = Validator::new(vocabulary.schema.clone()).validate(&set, ValidationMode::Strict);
+    let mut wrong: Vec<PolicyId> = Vec::new();
+    let errors = result.validation_errors().map(|error| (error.policy_id(), error as &dyn Diagnostic));
+    let warnings = result.validation_warnings().map(|warning| (warning.policy_id(), warning as &dyn Diagnostic));
+    for (position, (id, diagnostic)) in errors.map(|each| (0, each)).chain(warnings.map(|each| (1, each))) {
+        // A warning about a policy that has been reported already says the same again.
+        if position == 1 && wrong.contains(id) {
+            continue;
+        }
+        wrong.push(id.clone());
+        let Some(entry) = policies.iter().find(|entry| entry.policy.id() == id) else {
+            continue;
+        };
+        let said = diagnostic.to_string();
+        let message = said.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(&said).to_owned();
+        faults.push(diagnosed(&entry.file, &texts[&entry.file], diagnostic, message));
+    }
+}
+
+/// A fault from what Cedar says.
+fn diagnosed(file: &Path, text: &str, diagnostic: &dyn Diagnostic, message: String) -> Fault {
+    let Some(label) = diagnostic.labels().and_then(|mut labels| labels.next()) else {
+        return Fault::whole(file, message);
+    };
+    let fault = Fault::at(file, text, label.offset(), label.offset() + label.len(), message);
+    let help = diagnostic.help().map(|help| help.to_string());
+    match help.or_else(|| label.label().map(ToOwned::to_owned)) {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
+}
+
+/// The policies whose scope names the action, a group that it is in, or no action at all.
+fn concerned(names: &std::collections::HashSet<cedar_policy::EntityUid>, policies: &[Entry]) -> Concerned {
+    let concerned = policies.iter().filter(|entry| match entry.policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(action) => names.contains(&action),
+        ActionConstraint::In(actions) => actions.iter().any(|action| names.contains(action)),
+    });
+    let mut all = PolicySet::new();
+    let mut approved = PolicySet::new();
+    for entry in concerned {
+        // Ids are numbers given here, so that neither set can have one twice.
+        let _ = all.add(entry.policy.clone());
+        if entry.rule.approval.is_none() {
+            let _ = approved.add(entry.policy.clone());
+        }
+    }
+    let lifted = all.num_of_policies() != approved.num_of_policies();
+    Concerned { all, approved: lifted.then_some(approved) }
+}
+
+/// Whether a policy could look at the time. Its parsed form is searched for the names, wherever they stand: rather a
+/// policy too many than one that is missed.
+fn depends_on_time(policy: &Policy) -> bool {
+    policy.to_json().map_or(true, |json| {
+        let text = json["conditions"].to_string();
+        TIME.iter().any(|name| text.contains(name))
+    })
+}

@@ -1,0 +1,59 @@
+//! Facts about processes, and waiting.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use crate::Outcome;
+
+/// How long [`wait_until`] sleeps between two looks.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Resident memory of a process in KiB; `None` if it has gone.
+#[must_use]
+pub fn rss_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// Number of open descriptors of a process; `None` if it has gone.
+#[must_use]
+pub fn fds(pid: u32) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+}
+
+/// Pids of a process's children; empty if it has gone.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}
+
+/// Start of a process in clock ticks since boot, which tells it from a later one with the same pid; `None` if it has gone.
+#[must_use]
+pub fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; the 22nd field of all is the 20th after it.
+    stat.rsplit_once(") ")?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Waits until `done` says so.
+///
+/// # Errors
+/// It did not within `limit`; `what` is for the message.
+pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Outcome {
+    let end = Instant::now() + limit;
+    while !done() {
+        if Instant::now() >= end {
+            return Err(format!("waited {limit:?} in vain until {what}"));
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}

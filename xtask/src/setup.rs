@@ -1,0 +1,260 @@
+//! Installing whatever is missing. When nothing is, it takes one look at the package database and a few at files.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use nix::unistd::Uid;
+
+use crate::run::{self, Outcome};
+
+/// Debian packages that building and testing need, beside those of [`KERNEL_SIDE_PACKAGES`].
+const PACKAGES: &[&str] = &[
+    "ca-certificates",
+    "gcc",
+    "haproxy",
+    "iproute2",
+    "libc6-dev",
+    "libclang-dev",
+    "llvm-22-dev",
+    "make",
+    "pkg-config",
+    "postgresql-15",
+    "postgresql-client-15",
+    "procps",
+    "python3-venv",
+    // For systemd-analyze.
+    "systemd",
+    "util-linux",
+];
+
+/// Packages that stand in for a nightly toolchain with `rust-src`.
+const KERNEL_SIDE_PACKAGES: &[&str] = &["cargo-web", "rust-web-src", "rustc-web"];
+
+/// Version of bpf-linker, and the LLVM that it is linked to.
+const BPF_LINKER: &str = "0.13.0";
+const LLVM: u32 = 22;
+
+/// Python packages, pinned, for the tests' virtual environment.
+const PYTHON_PACKAGES: &[&str] = &["asyncpg==0.30.0", "psycopg[binary]==3.2.9"];
+
+/// What cargo-managed tools belong to the toolchain in use.
+const COMPONENTS: &[&str] = &["clippy", "rustfmt"];
+
+/// Where what is not a package is installed.
+#[must_use]
+pub fn tools() -> PathBuf {
+    run::target().join("tools")
+}
+
+/// The compiler of the kernel side: it needs the source of the standard library, and an LLVM that bpf-linker can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Toolchain {
+    /// A nightly of rustup that has both; its directory.
+    Rustup(PathBuf),
+    /// Debian's own packages.
+    Debian,
+}
+
+impl Toolchain {
+    /// The one that applies.
+    ///
+    /// # Errors
+    /// Neither is there, and Debian's cannot be installed here.
+    pub fn find() -> Outcome<Self> {
+        if let Some(sysroot) = nightly() {
+            return Ok(Self::Rustup(sysroot));
+        }
+        if Path::new("/usr/bin/dpkg-query").exists() {
+            return Ok(Self::Debian);
+        }
+        Err(format!(
+            "the kernel side needs a compiler with the source of its library: rustup toolchain install nightly \
+             --component rust-src (with LLVM up to {LLVM})"
+        ))
+    }
+
+    /// Its cargo, which uses its rustc. A rustc of rustup in the environment would be another one.
+    #[must_use]
+    pub fn cargo(&self) -> Command {
+        let bin = match self {
+            Self::Rustup(sysroot) => sysroot.join("bin"),
+            Self::Debian => "/usr/bin".into(),
+        };
+        let mut command = Command::new(bin.join("cargo"));
+        for variable in ["RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "CARGO"] {
+            command.env_remove(variable);
+        }
+        command.env("RUSTC", bin.join("rustc"));
+        command
+    }
+}
+
+/// Directory of a nightly toolchain with the source of the library and a fitting LLVM.
+fn nightly() -> Option<PathBuf> {
+    let sysroot = run::output(Command::new("rustc").args(["+nightly", "--print", "sysroot"])).ok()?;
+    let sysroot = PathBuf::from(sysroot.trim());
+    let version = run::output(Command::new(sysroot.join("bin/rustc")).arg("-vV")).ok()?;
+    let source = sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml");
+    (source.is_file() && llvm_major(&version)? <= LLVM).then_some(sysroot)
+}
+
+fn llvm_major(version: &str) -> Option<u32> {
+    version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
+}
+
+/// Installs whatever is missing.
+///
+/// # Errors
+/// Something is missing and could not be installed.
+pub fn setup() -> Outcome {
+    let start = Instant::now();
+    let mut steps = 0;
+    let toolchain = Toolchain::find()?;
+    let wanted = PACKAGES.iter().chain(if toolchain == Toolchain::Debian { KERNEL_SIDE_PACKAGES } else { &[] });
+    let missing = missing_packages(&wanted.copied().collect::<Vec<_>>())?;
+    if !missing.is_empty() {
+        install_packages(&missing)?;
+        steps += 1;
+    }
+    steps += usize::from(install_components()?);
+    steps += usize::from(install_linker(&toolchain)?);
+    steps += usize::from(install_python()?);
+    if steps > 0 {
+        step(&format!("everything is there now ({} s)", start.elapsed().as_secs()));
+    }
+    Ok(())
+}
+
+fn step(what: &str) {
+    eprintln!("setup: {what}");
+}
+
+fn missing_packages<'a>(wanted: &[&'a str]) -> Outcome<Vec<&'a str>> {
+    if !Path::new("/usr/bin/dpkg-query").exists() {
+        // Another distribution: its packages have other names, so the builds themselves say what they miss.
+        return Ok(Vec::new());
+    }
+    // It fails when one is unknown, and still lists the others.
+    let listed = Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${db:Status-Status} ${Package}\n"])
+        .args(wanted)
+        .output()
+        .map_err(|error| format!("dpkg-query: {error}"))?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let installed: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
+    Ok(wanted.iter().copied().filter(|package| !installed.contains(package)).collect())
+}
+
+fn install_packages(missing: &[&str]) -> Outcome {
+    let list = missing.join(" ");
+    if !Uid::effective().is_root() {
+        return Err(format!("packages are missing, and installing them needs root: apt-get install {list}"));
+    }
+    step(&format!("installing packages: {list}"));
+    let apt = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.arg("-q").args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    let _cluster = missing.contains(&"postgresql-15").then(NoCluster::new).transpose()?;
+    let install: Vec<&str> =
+        ["install", "--yes", "--no-install-recommends"].into_iter().chain(missing.iter().copied()).collect();
+    // The lists of a new host are empty, and those of an old one are stale: then a second try, with new ones.
+    if run::status(&mut apt(&install))?.success() {
+        return Ok(());
+    }
+    step("refreshing the package lists");
+    run::must(&mut apt(&["update"]))?;
+    run::must(&mut apt(&install))
+}
+
+/// While it lives, installing PostgreSQL makes no cluster and so starts no server: only its programs are needed.
+struct NoCluster(PathBuf);
+
+impl NoCluster {
+    fn new() -> Outcome<Self> {
+        let dir = Path::new("/etc/postgresql-common/createcluster.d");
+        let file = dir.join("postern-setup.conf");
+        fs::create_dir_all(dir)
+            .and_then(|()| fs::write(&file, "create_main_cluster = false\n"))
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for NoCluster {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn install_components() -> Outcome<bool> {
+    let sysroot = run::output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let bin = Path::new(sysroot.trim()).join("bin");
+    let there = |name: &str| bin.join(name).exists();
+    if there("cargo-clippy") && there("rustfmt") {
+        return Ok(false);
+    }
+    step("adding clippy and rustfmt");
+    run::must(Command::new("rustup").args(["component", "add"]).args(COMPONENTS)).map(|()| true)
+}
+
+fn install_linker(toolchain: &Toolchain) -> Outcome<bool> {
+    let root = tools();
+    if root.join("bin/bpf-linker").is_file() {
+        return Ok(false);
+    }
+    step(&format!("building bpf-linker {BPF_LINKER} (some minutes)"));
+    let prefix = format!("/usr/lib/llvm-{LLVM}");
+    let mut command = toolchain.cargo();
+    command
+        .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--no-default-features", "--features"])
+        .arg(format!("llvm-{LLVM}"))
+        .arg("--root")
+        .arg(&root)
+        .env("PATH", "/usr/bin:/bin")
+        .env("RUSTFLAGS", format!("-L native={prefix}/lib"))
+        .env("LLVM_PREFIX", prefix)
+        .env("CARGO_TARGET_DIR", root.join("build"));
+    run::must(&mut command)?;
+    let _ = fs::remove_dir_all(root.join("build"));
+    Ok(true)
+}
+
+/// The Python of the tests' virtual environment is `target/tools/venv/bin/python`.
+fn install_python() -> Outcome<bool> {
+    let venv = tools().join("venv");
+    let marker = venv.join("postern-packages");
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {
+        return Ok(false);
+    }
+    step(&format!("Python packages: {}", PYTHON_PACKAGES.join(" ")));
+    let _ = fs::remove_dir_all(&venv);
+    run::must(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv))?;
+    run::must(Command::new(venv.join("bin/pip")).args(["install", "--quiet"]).args(PYTHON_PACKAGES))?;
+    fs::write(&marker, wanted).map_err(|error| format!("{}: {error}", marker.display()))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_packages_are_found() {
+        let wanted = ["dpkg", "postern-is-no-such-package"];
+        assert_eq!(missing_packages(&wanted), Ok(vec!["postern-is-no-such-package"]));
+    }
+
+    #[test]
+    fn the_llvm_of_a_compiler_is_read() {
+        assert_eq!(llvm_major("rustc 1.97.0-nightly\nhost: x\nLLVM version: 22.1.4\n"), Some(22));
+        assert_eq!(llvm_major("rustc 1.97.0"), None);
+    }
+}

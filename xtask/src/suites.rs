@@ -1,0 +1,25 @@
+//! The table of suites: each is a folder of `tests/` with an entry in its Cargo.toml, beside `unit`.
+
+/// A suite, and the fewest cases that it may pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Suite {
+    /// Name of the folder, and of the test target.
+    pub name: &'static str,
+    /// At its everyday size.
+    pub everyday: usize,
+    /// At its full size (`--all`).
+    pub full: usize,
+}
+
+/// The library tests of the workspace's crates.
+pub const UNIT: &str = "unit";
+
+/// All suites, in the order in which they run: the cheap ones first.
+pub const SUITES: &[Suite] = &[
+    Suite { name: UNIT, everyday: 20, full: 20 },
+    Suite { name: "compile-fail", everyday: 20, full: 20 },
+    Suite { name: "config", everyday: 33, full: 33 },
+    Suite { name: "policy", everyday: 20, full: 20 },
+    Suite { name: "systemd", everyday: 8, full: 8 },
+    Suite { name: "harness", everyday: 11, full: 11 },
+];

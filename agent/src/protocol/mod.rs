@@ -3,6 +3,11 @@
 //! *Invariant:* a protocol imports neither a sibling nor a service nor `policy`; it reaches them through `gate` and the
 //! traits here.
 
+pub mod ca;
+pub mod dial;
+pub mod postgres;
+pub mod tls;
+
 use std::{future::Future, net::SocketAddr, os::fd::BorrowedFd, path::PathBuf, pin::Pin, sync::Arc};
 
 use tokio::net::TcpStream;

@@ -1,0 +1,85 @@
+use std::{os::unix::fs::PermissionsExt, sync::Arc};
+
+use rustls::{
+    RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+};
+
+use super::*;
+use crate::{
+    config::{CredentialSource, Durability, TlsMode, UpstreamTls},
+    model::Mode,
+};
+
+fn target(addresses: &[&str]) -> Target {
+    let address = |text: &&str| match text.parse() {
+        Ok(socket) => Address::Socket(socket),
+        Err(_) => Address::Name { host: (*text).into(), port: 5432 },
+    };
+    Target {
+        name: "orders".into(),
+        protocol: "postgres".into(),
+        mode: Mode::Enforce,
+        addresses: addresses.iter().map(address).collect(),
+        sockets: Vec::new(),
+        tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
+        serve: None,
+        credential: CredentialSource::Client,
+        columns: Vec::new(),
+        durability: Durability::Batched,
+    }
+}
+
+fn verify(authority: &Authority, chain: &str, name: &str) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.certificate().as_bytes()).expect("PEM")).expect("authority");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("verifier");
+    let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).expect("PEM");
+    let name = ServerName::try_from(name.to_owned()).expect("name");
+    verifier.verify_server_cert(&leaf, &[], &name, &[], UnixTime::now()).map(drop)
+}
+
+#[test]
+fn a_certificate_is_good_for_the_names_of_its_target() {
+    let directory = tempfile::tempdir().expect("directory");
+    let targets = [target(&["orders.db.internal", "10.20.0.5:5432", "[fd00::5]:5432"])];
+    let authority = Authority::open(directory.path(), &targets).expect("authority");
+    let (chain, _) = authority.issue(&targets[0]).expect("certificate");
+    for name in ["orders.db.internal", "10.20.0.5", "fd00::5"] {
+        verify(&authority, &chain, name).expect(name);
+    }
+    assert!(verify(&authority, &chain, "other.db.internal").is_err());
+}
+
+#[test]
+fn the_authority_is_confined_to_the_configured_targets() {
+    let directory = tempfile::tempdir().expect("directory");
+    for (own, foreign) in [
+        ("orders.db.internal", "other.example"),
+        ("orders.db.internal", "10.0.0.1:1"),
+        ("orders.db.internal", "[fd00::1]:1"),
+        ("10.20.0.5:5432", "10.20.0.6:5432"),
+        ("10.20.0.5:5432", "other.example"),
+        ("10.20.0.5:5432", "[fd00::1]:1"),
+        ("[fd00::5]:5432", "10.0.0.1:1"),
+    ] {
+        let authority = Authority::open(directory.path(), &[target(&[own])]).expect("authority");
+        let (chain, _) = authority.issue(&target(&[foreign])).expect("certificate");
+        let name = foreign.parse::<std::net::SocketAddr>().map_or(foreign.to_owned(), |address| address.ip().to_string());
+        assert!(verify(&authority, &chain, &name).is_err(), "an authority for {own} vouched for {foreign}");
+    }
+}
+
+#[test]
+fn it_is_kept_while_the_names_are_the_same() {
+    let directory = tempfile::tempdir().expect("directory");
+    let open = |names: &[&str]| Authority::open(directory.path(), &[target(names)]).expect("authority");
+    let first = open(&["orders.db.internal"]).certificate().to_owned();
+    assert_eq!(open(&["orders.db.internal"]).certificate(), first);
+    assert_ne!(open(&["invoices.db.internal"]).certificate(), first);
+    let mode = |name: &str| fs::metadata(directory.path().join("ca").join(name)).expect(name).permissions().mode() & 0o777;
+    assert_eq!(mode("ca.key"), 0o600);
+    assert_eq!(mode(""), 0o700);
+}

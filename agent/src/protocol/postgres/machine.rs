@@ -1,0 +1,403 @@
+//! The PostgreSQL session after its first `ReadyForQuery`, without I/O: bytes of both sides and `now` in, [`Step`]s out.
+//!
+//! A message of the client that carries an operation becomes a [`Step::Decide`]; until its verdict comes back nothing more
+//! of the client is read. Transaction state, names and skipped messages are always the server's own: what is refused within
+//! a transaction or pipeline is replaced by a message that the server itself refuses.
+//!
+//! *Invariants:* bytes go upstream only as [`Released`], to the client only as [`Masked`]; memory is bounded by
+//! [`frame`]'s limits, [`pending::PENDING`] and [`names::NAMES`].
+
+mod answer;
+mod client;
+mod guard;
+mod names;
+mod pending;
+mod refusal;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use self::{
+    client::{Deciding, Rechecking},
+    names::{Committed, Lookup, Stamp, Understood},
+    pending::{Expect, Pending, Queue},
+};
+use super::{
+    error::{self, NativeError},
+    frame::{self, Frame, client as from_client},
+    message,
+    sql::{Names, Statement},
+    view::{Encoding, View},
+};
+use crate::{
+    gate::{Admission, Held, Permit, Released},
+    masking::Masked,
+    model::{Denial, Mode, Resource},
+    recording::Event,
+};
+
+/// What the machine wants done, in this order.
+#[derive(Debug)]
+pub enum Step {
+    /// Decide, then call [`Machine::decided`].
+    Decide(Question),
+    /// Recheck an operation that was decided at this epoch of the policies, then call [`Machine::rechecked`].
+    Recheck(u64),
+    /// The catalogue may have changed. The server is quiet: read the catalogue over this connection, then call
+    /// [`Machine::refreshed`].
+    RefreshCatalogue,
+    /// The catalogue that other sessions use is stale too.
+    Stale,
+    /// Send to the server.
+    ToServer(Released),
+    /// Send to the client.
+    ToClient(Masked<Bytes>),
+    /// Record; if that fails, the session must end.
+    Record(Event),
+    /// Send what is outstanding, then end both connections. Nothing follows.
+    Close(Close),
+}
+
+/// An operation that waits for its verdict.
+#[derive(Debug)]
+pub struct Question {
+    /// The operation.
+    pub held: Held,
+    /// What is asked.
+    pub ask: Ask,
+}
+
+/// What is asked about an operation.
+#[derive(Debug)]
+pub enum Ask {
+    /// May it be carried out? If the policies permit it, it is refused nevertheless with this: its answer is not proven.
+    Decide(Option<Denial>),
+    /// Will it be refused outright? The same.
+    Foresee(Option<Denial>),
+    /// It is refused, whatever the policies say.
+    Refuse(Denial),
+}
+
+/// Why a session ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The client said `Terminate`.
+    Terminated,
+    /// The client broke the protocol.
+    Client(&'static str),
+    /// The server broke the protocol, or did what cannot be followed.
+    Server(&'static str),
+    /// The server ended the session.
+    Ended(String),
+    /// The agent cannot go on.
+    Agent(&'static str),
+}
+
+/// What the machine starts with.
+pub struct Start {
+    /// Leave for messages that carry no operation.
+    pub admission: Admission,
+    /// Mode of the target.
+    pub mode: Mode,
+    /// Session id.
+    pub session: Arc<str>,
+    /// The database, as a resource of policies.
+    pub database: Resource,
+    /// The same, as a session sees it.
+    pub view: Arc<dyn View>,
+    /// Encoding of the client's texts, as the server reported it.
+    pub encoding: Encoding,
+    /// Whether the server's own encoding is UTF-8: else only ASCII is understood as the server does.
+    pub server_is_utf8: bool,
+    /// Key of the target for the style `hash`.
+    pub key: Arc<[u8]>,
+}
+
+/// What the client's side of the machine does.
+enum Client {
+    /// Reads messages.
+    Reading,
+    /// Waits for a verdict.
+    Deciding(Box<Deciding>),
+    /// Waits for a recheck.
+    Rechecking(Rechecking),
+    /// Waits for the catalogue.
+    Refreshing,
+    /// Drops everything up to `Sync`, after an error that was answered locally.
+    Discarding,
+    /// Has ended.
+    Ended,
+}
+
+/// The machine.
+pub struct Machine {
+    start: Start,
+    client: Client,
+    from_client: BytesMut,
+    from_server: BytesMut,
+    /// A message that was read and must wait for the server.
+    waiting: Option<Frame>,
+    /// Nothing has happened since `waiting` was found to have to wait.
+    stalled: bool,
+    steps: VecDeque<Step>,
+    queue: Queue,
+    committed: Committed,
+    stamp: Stamp,
+    /// Transaction status of the last `ReadyForQuery`.
+    status: u8,
+    /// Number of the current pipeline.
+    pipeline: u64,
+    /// A message of the current pipeline has gone upstream.
+    open: bool,
+    /// The server drops everything up to `Sync`.
+    skipping: bool,
+    /// A statement of the current pipeline may have changed the catalogue.
+    changed: bool,
+    /// The catalogue may have changed since it was read.
+    stale: bool,
+    /// It was changed by a transaction that is still open.
+    uncommitted: bool,
+    /// When unknown names made the catalogue be read again last.
+    looked_again: Option<Instant>,
+}
+
+impl Machine {
+    /// A machine for a server that is idle.
+    #[must_use]
+    pub fn new(start: Start) -> Self {
+        Self {
+            start,
+            client: Client::Reading,
+            from_client: BytesMut::new(),
+            from_server: BytesMut::new(),
+            waiting: None,
+            stalled: false,
+            steps: VecDeque::new(),
+            queue: Queue::default(),
+            committed: Committed::default(),
+            stamp: Stamp::default(),
+            status: b'I',
+            pipeline: 0,
+            open: false,
+            skipping: false,
+            changed: false,
+            stale: false,
+            uncommitted: false,
+            looked_again: None,
+        }
+    }
+
+    /// Takes bytes of the client. Call it only while [`Machine::wants_client`].
+    pub fn push_client(&mut self, bytes: &[u8]) {
+        self.from_client.extend_from_slice(bytes);
+    }
+
+    /// Takes bytes of the server.
+    pub fn push_server(&mut self, bytes: &[u8]) {
+        self.from_server.extend_from_slice(bytes);
+    }
+
+    /// Whether more of the client can be used. While it cannot, its bytes stay in its socket.
+    #[must_use]
+    pub fn wants_client(&self) -> bool {
+        self.waiting.is_none() && matches!(self.client, Client::Reading | Client::Discarding)
+    }
+
+    /// Whether a verdict, a recheck or the catalogue is outstanding.
+    #[must_use]
+    pub fn waits_for_driver(&self) -> bool {
+        matches!(self.client, Client::Deciding(_) | Client::Rechecking(_) | Client::Refreshing)
+    }
+
+    /// Whether the snapshot that the machine uses holds changes of a transaction that may yet be rolled back: it must not be
+    /// shared.
+    #[must_use]
+    pub fn in_transaction(&self) -> bool {
+        self.status != b'I'
+    }
+
+    /// The next step; `None` until more bytes come.
+    pub fn next(&mut self, now: Instant) -> Option<Step> {
+        loop {
+            if let Some(step) = self.steps.pop_front() {
+                return Some(step);
+            }
+            if matches!(self.client, Client::Ended) || !(self.server_turn(now) || self.client_turn(now)) {
+                return self.steps.pop_front();
+            }
+        }
+    }
+
+    /// Uses another view from now on: the catalogue was read again, or other columns are masked.
+    pub fn look(&mut self, view: Arc<dyn View>) {
+        self.start.view = view;
+        self.stamp.view += 1;
+    }
+
+    /// The catalogue has been read, as [`Step::RefreshCatalogue`] asked.
+    pub fn refreshed(&mut self, view: Arc<dyn View>) {
+        self.look(view);
+        self.stale = false;
+        self.uncommitted = self.status != b'I';
+        if matches!(self.client, Client::Refreshing) {
+            self.client = Client::Reading;
+            self.stalled = false;
+        }
+    }
+
+    /// The operation that [`Step::Decide`] asked about was decided, at this epoch of the policies.
+    pub fn decided(&mut self, held: Held, verdict: Result<Permit, Denial>, epoch: u64, now: Instant) {
+        let Client::Deciding(deciding) = std::mem::replace(&mut self.client, Client::Reading) else {
+            return self.close(Close::Agent("a verdict came that was not asked for"));
+        };
+        match verdict {
+            Ok(permit) => {
+                let operation = permit.operation();
+                match held.release(permit) {
+                    Ok(released) => self.permitted(*deciding, released, operation, epoch, now),
+                    Err(_) => self.close(Close::Agent("a permit came for another operation")),
+                }
+            }
+            Err(denial) => self.refuse(deciding.simple(), &NativeError::denied(&denial)),
+        }
+    }
+
+    /// The recheck that [`Step::Recheck`] asked for.
+    pub fn rechecked(&mut self, verdict: Result<(), Denial>) {
+        let Client::Rechecking(rechecking) = std::mem::replace(&mut self.client, Client::Reading) else {
+            return self.close(Close::Agent("a recheck came that was not asked for"));
+        };
+        match verdict {
+            Ok(()) => self.execute_now(rechecking),
+            Err(denial) => self.refuse(false, &NativeError::denied(&denial)),
+        }
+    }
+
+    /// Ends the session; the client is told `error`.
+    fn end(&mut self, error: &NativeError, close: Close) {
+        self.steps.push_back(Step::ToClient(error.encode()));
+        self.close(close);
+    }
+
+    fn close(&mut self, close: Close) {
+        self.client = Client::Ended;
+        self.from_client.clear();
+        self.from_server.clear();
+        self.waiting = None;
+        self.steps.push_back(Step::Close(close));
+    }
+
+    fn observes(&self) -> bool {
+        self.start.mode == Mode::Observe
+    }
+
+    /// Sends a message that carries no operation.
+    fn housekeeping(&mut self, bytes: Bytes) {
+        let released = self.start.admission.housekeeping(bytes);
+        self.steps.push_back(Step::ToServer(released));
+    }
+
+    fn to_client(&mut self, message: Masked<Bytes>) {
+        self.steps.push_back(Step::ToClient(message));
+    }
+
+    fn record(&mut self, events: impl IntoIterator<Item = Event>) {
+        self.steps.extend(events.into_iter().map(Step::Record));
+    }
+
+    /// Notes that a message has gone upstream that is answered.
+    fn expect(&mut self, expect: Expect, changes: Vec<Vec<names::Change>>, catalogue: bool) {
+        let simple = matches!(expect, Expect::Query(_) | Expect::Anything | Expect::Refused { simple: true, .. });
+        if changes.iter().flatten().any(visible_to_sql) {
+            self.stamp.names += 1;
+        }
+        self.changed |= catalogue;
+        let ends = simple || matches!(expect, Expect::Sync);
+        let pending = Pending { expect, pipeline: self.pipeline, changes: changes.into(), catalogue };
+        self.queue.0.push_back(pending);
+        self.open = !ends;
+        if ends {
+            self.pipeline += 1;
+            self.changed = false;
+        }
+    }
+
+    /// Whether the server has answered everything, so that its state is known.
+    fn quiet(&self) -> bool {
+        self.queue.0.is_empty() && !self.open && !self.skipping
+    }
+
+    /// Understands a text; `None` while a name that it uses is unsettled.
+    fn understand(&self, text: &str) -> Option<Understood> {
+        let names = Lookups { machine: self, unsettled: Cell::new(false) };
+        let statement = self.start.view.classify(text, &names);
+        (!names.unsettled.get()).then_some(Understood { statement, stamp: self.stamp })
+    }
+
+    /// Why the answer of a statement cannot be shown, if it cannot.
+    fn unproven(statement: &Statement) -> Option<Denial> {
+        statement.parts.iter().find_map(|part| match &part.answer {
+            super::sql::Answer::Unproven(denial) => Some(denial.clone()),
+            _ => None,
+        })
+    }
+}
+
+/// Whether a change concerns a name that SQL can use: the unnamed statement and portal cannot be named there.
+fn visible_to_sql(change: &names::Change) -> bool {
+    match change {
+        names::Change::Statement(name, _)
+        | names::Change::Portal(name, _)
+        | names::Change::NoStatement(name)
+        | names::Change::NoPortal(name) => !name.is_empty(),
+        names::Change::NoStatements | names::Change::NoPortals => true,
+    }
+}
+
+/// The session's names as the classifier sees them while it understands one text.
+struct Lookups<'a> {
+    machine: &'a Machine,
+    unsettled: Cell<bool>,
+}
+
+impl Lookups<'_> {
+    fn settle<T>(&self, lookup: Lookup<T>) -> Option<T> {
+        match lookup {
+            Lookup::Found(found) => Some(found),
+            Lookup::Missing => None,
+            Lookup::Unsettled => {
+                self.unsettled.set(true);
+                None
+            }
+        }
+    }
+}
+
+impl Names for Lookups<'_> {
+    fn prepared(&self, name: &str) -> Vec<Arc<Statement>> {
+        let machine = self.machine;
+        let prepared = self.settle(machine.queue.statement(name, machine.pipeline, &machine.committed));
+        // One that was understood under another catalogue no longer counts: the server would analyse it again.
+        prepared
+            .map(|prepared| prepared.understood())
+            .filter(|understood| understood.stamp.view == machine.stamp.view)
+            .map(|understood| understood.statement)
+            .into_iter()
+            .collect()
+    }
+
+    fn cursor(&self, name: &str) -> Vec<Arc<Statement>> {
+        let machine = self.machine;
+        let portal = self.settle(machine.queue.portal(name, machine.pipeline, &machine.committed));
+        portal.map(|portal| Arc::clone(&portal.understood.statement)).into_iter().collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! What the server owes: one entry for each message that went upstream and is answered, in order.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    answer::Operation,
+    names::{Change, Committed, Lookup, Portal, Prepared},
+};
+use crate::masking::Masked;
+
+/// Messages that may be outstanding. Beyond it the client is not read until the server has answered some; a client that
+/// sends this many without a Sync is sent on its way by a Flush of ours.
+pub const PENDING: usize = 4_096;
+
+/// What a message that went upstream is answered with.
+#[derive(Debug)]
+pub enum Expect {
+    /// `ParseComplete`
+    Parse,
+    /// `BindComplete`
+    Bind,
+    /// `CloseComplete`
+    Close,
+    /// `ParameterDescription`, then `RowDescription` or `NoData`. What is described, where it matters.
+    DescribeStatement(Option<Arc<Prepared>>, Vec<u32>),
+    /// `RowDescription` or `NoData`. `ours`: we asked, so the client does not see it.
+    DescribePortal {
+        /// The portal, unless SQL's DECLARE made it.
+        portal: Option<Arc<Portal>>,
+        /// The client did not ask.
+        ours: bool,
+    },
+    /// Rows, then `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
+    Execute(Arc<Portal>),
+    /// The answers to a text of SQL, then `ReadyForQuery`.
+    Query(Box<Operation>),
+    /// `ReadyForQuery`
+    Sync,
+    /// An error, which is replaced by ours; then, if it stands for a `Query`, `ReadyForQuery`.
+    Refused {
+        /// Our error.
+        error: Masked<Bytes>,
+        /// It stands for a `Query`.
+        simple: bool,
+    },
+    /// Anything up to `ReadyForQuery`: a message that is relayed in observe mode without being understood.
+    Anything,
+}
+
+/// An entry.
+#[derive(Debug)]
+pub struct Pending {
+    /// What is expected.
+    pub expect: Expect,
+    /// Number of the pipeline, a run of messages up to `Sync` or `Query`, that it belongs to.
+    pub pipeline: u64,
+    /// What it does to the names when it succeeds: for a `Query` the first belongs to its first statement, and so on.
+    pub changes: VecDeque<Vec<Change>>,
+    /// It changes the catalogue if it succeeds.
+    pub catalogue: bool,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Queue(pub VecDeque<Pending>);
+
+impl Queue {
+    /// What a statement's name stands for, for a message of `pipeline`: its latest change in that pipeline, since it runs
+    /// only if that one has succeeded; else the committed one, unless an earlier pipeline may still change it.
+    pub fn statement(&self, name: &str, pipeline: u64, committed: &Committed) -> Lookup<Arc<Prepared>> {
+        self.look(pipeline, committed.statement(name), |change| match change {
+            Change::Statement(changed, prepared) if **changed == *name => Some(Some(prepared)),
+            Change::NoStatement(changed) if **changed == *name => Some(None),
+            Change::NoStatements if !name.is_empty() => Some(None),
+            _ => None,
+        })
+    }
+
+    /// The same for a portal.
+    pub fn portal(&self, name: &str, pipeline: u64, committed: &Committed) -> Lookup<Arc<Portal>> {
+        self.look(pipeline, committed.portal(name), |change| match change {
+            Change::Portal(changed, portal) if **changed == *name => Some(Some(portal)),
+            Change::NoPortal(changed) if **changed == *name => Some(None),
+            Change::NoPortals => Some(None),
+            _ => None,
+        })
+    }
+
+    fn look<'a, T: Clone + 'a>(
+        &'a self,
+        pipeline: u64,
+        committed: Option<&'a T>,
+        concerns: impl Fn(&'a Change) -> Option<Option<&'a T>>,
+    ) -> Lookup<T> {
+        for pending in self.0.iter().rev() {
+            let Some(found) = pending.changes.iter().rev().flat_map(|changes| changes.iter().rev()).find_map(&concerns)
+            else {
+                continue;
+            };
+            return match found {
+                _ if pending.pipeline != pipeline => Lookup::Unsettled,
+                Some(found) => Lookup::Found(found.clone()),
+                None => Lookup::Missing,
+            };
+        }
+        committed.map_or(Lookup::Missing, |found| Lookup::Found(found.clone()))
+    }
+
+    /// Statements and portals that are on their way.
+    pub fn announced(&self) -> (usize, usize) {
+        let mut count = (0, 0);
+        for change in self.0.iter().flat_map(|pending| pending.changes.iter().flatten()) {
+            match change {
+                Change::Statement(..) => count.0 += 1,
+                Change::Portal(..) => count.1 += 1,
+                _ => {}
+            }
+        }
+        count
+    }
+}

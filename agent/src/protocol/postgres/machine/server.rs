@@ -1,0 +1,365 @@
+//! The server's messages, matched with what they answer.
+
+use std::time::Instant;
+
+use super::{
+    Close, Expect, Frame, Machine, NativeError, Step,
+    answer::{Operation, UnknownOrigin},
+    error, frame, guard,
+    names::{Change, Described},
+    pending::Pending,
+};
+use crate::{
+    masking::{nothing_hidden, without_values},
+    protocol::postgres::{
+        frame::{Malformed, server},
+        message::{self, Column},
+        view::Encoding,
+    },
+    recording::Failure,
+};
+
+/// Why the server cannot be followed any more.
+enum Fault {
+    /// It broke the protocol.
+    Malformed,
+    /// A message came that nothing asked for.
+    Unexpected,
+    /// It wants to copy, which is not built: nothing asked for it, or a function did.
+    Copy,
+    /// A row came whose columns nothing describes.
+    Undescribed,
+    /// A column comes from a table that the catalogue does not know.
+    Unknown,
+    /// A setting of the session has changed such that texts are read differently.
+    Setting(&'static str),
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+impl From<UnknownOrigin> for Fault {
+    fn from(_: UnknownOrigin) -> Self {
+        Self::Unknown
+    }
+}
+
+/// The record of an operation whose pipeline failed before the server came to it.
+pub(super) fn not_run() -> Failure {
+    Failure { code: "25P02".into(), message: without_values("not run: an earlier message of its pipeline failed".into()) }
+}
+
+impl Machine {
+    /// Deals with one message of the server; whether anything happened.
+    pub(super) fn server_turn(&mut self, now: Instant) -> bool {
+        let frame = match frame::take(&mut self.from_server, frame::server_limit) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return false,
+            Err(_) => {
+                self.fault(&Fault::Malformed);
+                return true;
+            }
+        };
+        self.stalled = false;
+        if let Err(fault) = self.server_message(frame, now) {
+            self.fault(&fault);
+        }
+        true
+    }
+
+    fn fault(&mut self, fault: &Fault) {
+        let (message, close) = match fault {
+            Fault::Malformed => ("the target broke the protocol", "malformed message"),
+            Fault::Unexpected => ("the target answered what was not asked", "unexpected message"),
+            Fault::Copy => ("the target began to copy, which Postern does not support", "copy"),
+            Fault::Undescribed => ("rows came that cannot be proven free of masked columns", "undescribed rows"),
+            Fault::Unknown => ("a column comes from a table that Postern does not know yet: connect again", "unknown table"),
+            Fault::Setting(what) => (*what, "unsafe setting"),
+        };
+        if matches!(fault, Fault::Unknown) {
+            self.steps.push_back(Step::Stale);
+        }
+        let code = if matches!(fault, Fault::Copy) { error::NOT_SUPPORTED } else { error::CONNECTION_FAILURE };
+        self.end(&NativeError::fatal(code, message), Close::Server(close));
+    }
+
+    fn server_message(&mut self, frame: Frame, now: Instant) -> Result<(), Fault> {
+        match frame.kind {
+            server::NOTICE_RESPONSE => {
+                let report = self.report(&frame)?;
+                self.to_client(report.client);
+                Ok(())
+            }
+            server::NOTIFICATION_RESPONSE => {
+                let hidden = self.start.view.hides() && !self.observes();
+                let shown = if hidden { guard::notification(&frame)? } else { nothing_hidden(frame.bytes) };
+                self.to_client(shown);
+                Ok(())
+            }
+            server::PARAMETER_STATUS => self.parameter(frame),
+            server::ERROR_RESPONSE => self.error(&frame, now),
+            server::READY_FOR_QUERY => self.ready(frame, now),
+            server::COPY_IN_RESPONSE | server::COPY_OUT_RESPONSE | server::COPY_BOTH_RESPONSE if !self.observes() => {
+                Err(Fault::Copy)
+            }
+            _ => self.answer(frame, now),
+        }
+    }
+
+    /// An answer to the oldest message.
+    fn answer(&mut self, frame: Frame, now: Instant) -> Result<(), Fault> {
+        let observes = self.observes();
+        let Some(Pending { expect, .. }) = self.queue.0.front_mut() else { return Err(Fault::Unexpected) };
+        match (expect, frame.kind) {
+            (Expect::Parse, server::PARSE_COMPLETE)
+            | (Expect::Bind, server::BIND_COMPLETE)
+            | (Expect::Close, server::CLOSE_COMPLETE) => self.settle(),
+            (Expect::DescribeStatement(_, types), server::PARAMETER_DESCRIPTION) => {
+                *types = message::parameter_description(frame.body())?;
+            }
+            (Expect::DescribeStatement(prepared, types), server::ROW_DESCRIPTION | server::NO_DATA) => {
+                if let Some(prepared) = prepared {
+                    let columns = columns(&frame)?;
+                    // A second description says the same, or the statement was replaced and this one is gone.
+                    let _ = prepared.described.set(Described { types: std::mem::take(types), columns });
+                }
+                self.settle();
+            }
+            (Expect::DescribePortal { portal, ours }, server::ROW_DESCRIPTION | server::NO_DATA) => {
+                let ours = *ours;
+                if let Some(bound) = portal.as_ref().and_then(|portal| portal.bound.as_ref()) {
+                    let columns = columns(&frame)?;
+                    bound.operation().describe(&*self.start.view, self.start.mode, &columns)?;
+                }
+                self.settle();
+                if ours {
+                    return Ok(());
+                }
+            }
+            (Expect::Query(operation), server::ROW_DESCRIPTION) => {
+                let columns = columns(&frame)?;
+                let flushed = operation.flush();
+                operation.describe(&*self.start.view, self.start.mode, &columns)?;
+                self.record(flushed);
+            }
+            (Expect::Query(operation), server::DATA_ROW) => {
+                let (shown, event) =
+                    operation.row(&self.start.key, frame.bytes).map_err(|_| Fault::Undescribed)?;
+                self.record(event);
+                self.to_client(shown);
+                return Ok(());
+            }
+            (Expect::Execute(portal), server::DATA_ROW) => {
+                let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
+                let row = bound.operation().row(&self.start.key, frame.bytes);
+                let (shown, event) = row.map_err(|_| Fault::Undescribed)?;
+                self.record(event);
+                self.to_client(shown);
+                return Ok(());
+            }
+            (Expect::Query(operation), server::COMMAND_COMPLETE | server::EMPTY_QUERY_RESPONSE) => {
+                let tag = tag(&frame);
+                operation.completed(tag);
+                let flushed = operation.flush();
+                self.record(flushed);
+                self.rolled_back(tag == b"ROLLBACK");
+                self.settle_statement();
+            }
+            (Expect::Execute(portal), server::COMMAND_COMPLETE | server::EMPTY_QUERY_RESPONSE) => {
+                let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
+                let tag = tag(&frame);
+                let events = {
+                    let mut operation = bound.operation();
+                    operation.completed(tag);
+                    operation.finish(now)
+                };
+                self.record(events);
+                self.rolled_back(tag == b"ROLLBACK");
+                self.settle();
+            }
+            (Expect::Execute(portal), server::PORTAL_SUSPENDED) => {
+                let flushed = portal.bound.as_ref().and_then(|bound| bound.operation().flush());
+                self.record(flushed);
+                self.settle();
+            }
+            (Expect::Anything, _) => {
+                self.to_client(nothing_hidden(frame.bytes));
+                return Ok(());
+            }
+            // Copying, where it is only observed.
+            (
+                Expect::Query(_) | Expect::Execute(_),
+                server::COPY_IN_RESPONSE
+                | server::COPY_OUT_RESPONSE
+                | server::COPY_BOTH_RESPONSE
+                | frame::client::COPY_DATA
+                | frame::client::COPY_DONE,
+            ) if observes => {
+                self.to_client(nothing_hidden(frame.bytes));
+                return Ok(());
+            }
+            _ => return Err(Fault::Unexpected),
+        }
+        self.to_client(without_values(frame.bytes));
+        Ok(())
+    }
+
+    /// The oldest message was answered: what it does to the names is done.
+    fn settle(&mut self) {
+        if let Some(pending) = self.queue.0.pop_front() {
+            self.stale |= pending.catalogue;
+            self.uncommitted |= pending.catalogue;
+            for change in pending.changes.into_iter().flatten() {
+                self.committed.commit(change);
+            }
+        }
+    }
+
+    /// The running statement of a `Query` is done.
+    fn settle_statement(&mut self) {
+        let done = self.queue.0.front_mut().and_then(|pending| pending.changes.pop_front());
+        for change in done.into_iter().flatten() {
+            self.committed.commit(change);
+        }
+    }
+
+    /// The oldest message failed or was dropped: its changes do not happen.
+    fn drop_oldest(&mut self, failure: &Failure, now: Instant) {
+        let Some(pending) = self.queue.0.pop_front() else { return };
+        if !pending.changes.is_empty() {
+            self.stamp.names += 1;
+        }
+        // Part of a text may have run.
+        self.stale |= pending.catalogue;
+        let fail = |operation: &mut Operation| {
+            operation.failed(failure.clone());
+            operation.finish(now)
+        };
+        let events = match pending.expect {
+            Expect::Query(mut operation) => fail(&mut operation),
+            Expect::Execute(portal) => {
+                portal.bound.as_ref().map_or_else(Vec::new, |bound| fail(&mut bound.operation()))
+            }
+            // The operation began here, and ends here.
+            Expect::Bind => {
+                let portals = pending.changes.iter().flatten().filter_map(|change| match change {
+                    Change::Portal(_, portal) => portal.bound.as_ref(),
+                    _ => None,
+                });
+                portals.flat_map(|bound| fail(&mut bound.operation())).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.record(events);
+    }
+
+    fn report(&self, frame: &Frame) -> Result<guard::Report, Malformed> {
+        guard::report(frame, self.start.view.masks(), self.start.view.hides() && !self.observes())
+    }
+
+    /// An error: of the oldest message, or of the session.
+    fn error(&mut self, frame: &Frame, now: Instant) -> Result<(), Fault> {
+        let report = self.report(frame)?;
+        if report.fatal {
+            while !self.queue.0.is_empty() {
+                self.drop_oldest(&report.failure, now);
+            }
+            self.to_client(report.client);
+            self.close(Close::Ended(report.failure.code));
+            return Ok(());
+        }
+        let shown = match self.queue.0.front_mut().map(|pending| &mut pending.expect) {
+            // What follows is dropped by the server up to Sync, and so is what the client still sends.
+            Some(Expect::Refused { error, simple: false }) => {
+                let shown = error.clone();
+                self.skip(&report.failure, now);
+                shown
+            }
+            Some(Expect::Refused { error, simple: true }) => error.clone(),
+            Some(Expect::Query(operation)) => {
+                operation.failed(report.failure);
+                let flushed = operation.flush();
+                self.record(flushed);
+                report.client
+            }
+            // Committing failed, or it comes from without: ReadyForQuery follows, or nothing.
+            None | Some(Expect::Sync | Expect::Anything) => report.client,
+            Some(_) => {
+                self.skip(&report.failure, now);
+                report.client
+            }
+        };
+        self.to_client(shown);
+        Ok(())
+    }
+
+    /// The oldest message, one of the extended protocol, has failed: the server drops everything up to `Sync`.
+    fn skip(&mut self, failure: &Failure, now: Instant) {
+        self.drop_oldest(failure, now);
+        let not_run = not_run();
+        while self.queue.0.front().is_some_and(|pending| !matches!(pending.expect, Expect::Sync)) {
+            self.drop_oldest(&not_run, now);
+        }
+        self.skipping = self.queue.0.is_empty();
+        self.open |= self.skipping;
+    }
+
+    fn ready(&mut self, frame: Frame, now: Instant) -> Result<(), Fault> {
+        let [status @ (b'I' | b'T' | b'E')] = *frame.body() else { return Err(Fault::Malformed) };
+        match self.queue.0.pop_front() {
+            Some(Pending { expect: Expect::Query(mut operation), catalogue, changes, .. }) => {
+                if changes.iter().any(|changes| !changes.is_empty()) {
+                    self.stamp.names += 1;
+                }
+                self.stale |= catalogue;
+                self.uncommitted |= catalogue;
+                self.record(operation.finish(now));
+            }
+            Some(Pending { expect: Expect::Sync | Expect::Anything | Expect::Refused { simple: true, .. }, .. }) => {}
+            _ => return Err(Fault::Unexpected),
+        }
+        if self.uncommitted && status != self.status {
+            // The transaction that changed the catalogue has ended or failed, or goes on from a savepoint.
+            self.stale = true;
+        }
+        if status == b'I' {
+            self.uncommitted = false;
+            self.committed.transaction_ended();
+        }
+        self.status = status;
+        self.to_client(without_values(frame.bytes));
+        Ok(())
+    }
+
+    fn parameter(&mut self, frame: Frame) -> Result<(), Fault> {
+        match message::parameter_status(frame.body())? {
+            (b"standard_conforming_strings", value) if value != b"on" => {
+                return Err(Fault::Setting("standard_conforming_strings must be on"));
+            }
+            (b"client_encoding", value) => {
+                self.start.encoding = Encoding::named(value)
+                    .ok_or(Fault::Setting("client_encoding must be UTF8, LATIN1 or SQL_ASCII"))?;
+            }
+            _ => {}
+        }
+        self.to_client(without_values(frame.bytes));
+        Ok(())
+    }
+
+    /// A transaction or part of it was rolled back, which may have changed the catalogue back.
+    fn rolled_back(&mut self, yes: bool) {
+        self.stale |= yes && self.uncommitted;
+    }
+}
+
+fn columns(frame: &Frame) -> Result<Vec<Column>, Malformed> {
+    if frame.kind == server::NO_DATA { Ok(Vec::new()) } else { message::row_description(frame.body()) }
+}
+
+/// The tag of `CommandComplete`; nothing for `EmptyQueryResponse`.
+fn tag(frame: &Frame) -> &[u8] {
+    frame.body().split(|&byte| byte == 0).next().unwrap_or_default()
+}

@@ -1,0 +1,81 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn message(minor: u16, pairs: &[(&str, &str)]) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    bytes.put_u32(0);
+    bytes.put_u16(3);
+    bytes.put_u16(minor);
+    for (name, value) in pairs {
+        put_string(&mut bytes, name.as_bytes());
+        put_string(&mut bytes, value.as_bytes());
+    }
+    bytes.put_u8(0);
+    let length = u32::try_from(bytes.len()).expect("short");
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    bytes
+}
+
+fn read(minor: u16, pairs: &[(&str, &str)]) -> Result<Startup, StartupError> {
+    match take(&mut message(minor, pairs))? {
+        Some(Opening::Startup(startup)) => Ok(startup),
+        _ => Err(StartupError::Malformed),
+    }
+}
+
+#[test]
+fn the_database_is_the_user_by_default() {
+    let startup = read(0, &[("user", "reader"), ("application_name", "psql")]).expect("good");
+    assert_eq!(startup.database, "reader");
+    assert_eq!(startup.settings, [("application_name".to_owned(), "psql".to_owned())]);
+    assert_eq!(startup.negotiation(), None);
+}
+
+#[test]
+fn options_are_settings() {
+    let startup = read(0, &[("user", "a"), ("options", "-c a=b -cc=d\\ e --search-path=x")]).expect("good");
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(startup.settings, [pair("a", "b"), pair("c", "d e"), pair("search_path", "x")]);
+    for bad in ["-d 5", "-c", "-c a", "x", "--=b", "-B 3", "-c user=x", "--database=x", "-c options=-d5"] {
+        assert!(matches!(read(0, &[("user", "a"), ("options", bad)]), Err(StartupError::Option(_))), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_refused() {
+    assert_eq!(read(0, &[("database", "x")]), Err(StartupError::NoUser));
+    assert_eq!(read(0, &[("user", "a"), ("replication", "database")]), Err(StartupError::Replication));
+    for encoding in ["SJIS", "BIG5", "GBK", "UTF16", ""] {
+        let read = read(0, &[("user", "a"), ("client_encoding", encoding)]);
+        assert_eq!(read, Err(StartupError::Encoding(encoding.to_owned())));
+    }
+    for encoding in ["UTF8", "'utf-8'", "unicode", "latin1", "ISO_8859_1", "SQL_ASCII"] {
+        assert!(read(0, &[("user", "a"), ("Client_Encoding", encoding)]).is_ok(), "{encoding}");
+    }
+    assert_eq!(take(&mut BytesMut::from(&[0, 0, 0, 8, 0, 2, 0, 0][..])).err(), Some(StartupError::Version(2, 0)));
+}
+
+#[test]
+fn newer_clients_are_brought_down_to_3_0() {
+    let startup = read(2, &[("user", "a"), ("_pq_.x", "1")]).expect("good");
+    let answer = startup.negotiation().expect("one").into_shown();
+    assert_eq!(&answer[..], b"v\0\0\0\x13\0\0\0\0\0\0\0\x01_pq_.x\0");
+}
+
+proptest! {
+    #[test]
+    fn anything_is_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = take(&mut BytesMut::from(&bytes[..]));
+    }
+
+    #[test]
+    fn what_is_sent_upstream_is_what_was_read(
+        user in "[a-z]{1,8}", database in "[a-z]{1,8}", name in "[a-z]{1,8}x", value in "[ -~]{0,8}",
+    ) {
+        let pairs = [("user", user.as_str()), ("database", &database), (&name, &value)];
+        let startup = read(0, &pairs).expect("good");
+        let mut again = BytesMut::from(&startup.upstream(&user)[..]);
+        prop_assert!(take(&mut again) == Ok(Some(Opening::Startup(startup))));
+    }
+}

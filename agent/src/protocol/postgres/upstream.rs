@@ -1,0 +1,388 @@
+//! The agent's side towards the target: dial, TLS, login.
+//!
+//! *Invariant:* no error holds a secret, and no secret leaves but as the login's own answer; in plaintext only to a server
+//! that TLS has made out.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use postgres_protocol::authentication::{
+    md5_hash,
+    sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zeroize::Zeroizing;
+
+use super::{
+    error::{self, NativeError},
+    frame::{self, Fields, Frame, FrameError, Malformed, client, server},
+    message::{self, error_fields, parameter_status, put_string},
+    startup::{CancelKey, Startup, ssl_request},
+    view::Encoding,
+};
+use crate::{
+    config::{Address, Target, TlsMode},
+    gate::{Admission, Released},
+    protocol::{
+        Connection, Host, HostError,
+        dial::{DialError, dial},
+        tls::{self, Stream, TlsError},
+    },
+};
+
+/// Name of the protocol in TLS (ALPN), as PostgreSQL 17 registered it.
+pub const ALPN: &[u8] = b"postgresql";
+
+/// Most messages of a server before its first `ReadyForQuery`. A real one sends about 20.
+const LOGIN_MESSAGES: usize = 1_000;
+
+/// Why there is no session with the target.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// Not reached.
+    #[error("the target cannot be reached: {0}")]
+    Dial(#[from] DialError),
+    /// The connection broke.
+    #[error("the connection to the target broke: {0}")]
+    Broken(#[from] std::io::Error),
+    /// A file that the configuration names.
+    #[error("the agent cannot use its configuration for the target: {0}")]
+    Host(#[from] HostError),
+    /// The target offers no TLS, but the configuration asks for it.
+    #[error("the target does not offer TLS, which the configuration asks for")]
+    NoTls,
+    /// TLS.
+    #[error("no TLS with the target: {0}")]
+    Tls(#[from] TlsError),
+    /// The target broke the protocol.
+    #[error("the target broke the protocol")]
+    Protocol,
+    /// The target wants a password, and the configuration has none.
+    #[error("the target asks for a password, and the agent has none for it")]
+    NoPassword,
+    /// The target wants the password itself, in plaintext.
+    #[error("the target asks for the password in plaintext without TLS")]
+    Plaintext,
+    /// The target wants a login that is not built.
+    #[error("the target asks for authentication method {0}, which is not supported")]
+    Method(u32),
+    /// SCRAM failed: the target does not know the password, or proved so wrongly.
+    #[error("the target could not prove that it knows the agent's password")]
+    Proof,
+    /// The target refused the agent's credential.
+    #[error("the target refused the agent's credential (SQLSTATE {0})")]
+    Refused(String),
+    /// The target refused the session.
+    #[error("the target refused the session (SQLSTATE {code}): {message}")]
+    Session {
+        /// SQLSTATE.
+        code: String,
+        /// Its message. Holds the names that the client gave, no data.
+        message: String,
+    },
+    /// A setting of the server under which texts cannot be understood.
+    #[error("the target's {0} is not supported")]
+    Setting(&'static str),
+}
+
+impl From<Malformed> for UpstreamError {
+    fn from(_: Malformed) -> Self {
+        Self::Protocol
+    }
+}
+
+impl From<FrameError> for UpstreamError {
+    fn from(_: FrameError) -> Self {
+        Self::Protocol
+    }
+}
+
+impl UpstreamError {
+    /// For the client.
+    #[must_use]
+    pub fn native(&self) -> NativeError {
+        let code = match self {
+            Self::Dial(_) | Self::NoTls | Self::Tls(_) => error::CANNOT_CONNECT,
+            Self::Broken(_) | Self::Protocol => error::CONNECTION_FAILURE,
+            Self::Host(_) => error::CONFIGURATION,
+            Self::NoPassword | Self::Plaintext | Self::Method(_) | Self::Proof | Self::Refused(_) => {
+                error::AUTHORIZATION
+            }
+            Self::Session { code, .. } => match code.as_str() {
+                "3D000" => "3D000",
+                "53300" => "53300",
+                "57P03" => "57P03",
+                "42501" => "42501",
+                "22023" => "22023",
+                "42704" => "42704",
+                _ => error::CONNECTION_FAILURE,
+            },
+            Self::Setting(_) => error::NOT_SUPPORTED,
+        };
+        let native = NativeError::fatal(code, format!("Postern: {self}"));
+        match self {
+            Self::Refused(_) | Self::NoPassword | Self::Proof => {
+                native.hint("The credential is the agent's, not yours. Tell the operator of Postern.")
+            }
+            _ => native,
+        }
+    }
+}
+
+/// What the agent logs in with.
+pub struct Login {
+    /// User.
+    pub user: String,
+    /// Password, if the configuration has one.
+    pub password: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// A server that is ready for its first query.
+pub struct Upstream {
+    /// The connection.
+    pub wire: Wire,
+    /// `ParameterStatus` and `NoticeResponse` messages of the login, in order.
+    pub greetings: Vec<Frame>,
+    /// The server's own cancel key.
+    pub key: Option<CancelKey>,
+    /// Encoding of the client's texts.
+    pub encoding: Encoding,
+    /// Whether the server's own encoding is UTF-8.
+    pub server_is_utf8: bool,
+}
+
+/// A connection to a server, read message by message.
+pub struct Wire {
+    /// The connection.
+    pub stream: Stream,
+    /// What was read and not used.
+    pub buffer: BytesMut,
+}
+
+impl Wire {
+    /// Sends.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn send(&mut self, bytes: &Released) -> Result<(), UpstreamError> {
+        self.stream.write_all(bytes.bytes()).await?;
+        Ok(self.stream.flush().await?)
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// The connection broke, or what came is no message.
+    pub async fn receive(&mut self) -> Result<Frame, UpstreamError> {
+        loop {
+            if let Some(frame) = frame::take(&mut self.buffer, frame::server_limit)? {
+                return Ok(frame);
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(UpstreamError::Broken(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+}
+
+/// Dials the target of a connection, and makes TLS as the configuration says. Needs the admission, like all that goes there.
+///
+/// # Errors
+/// [`UpstreamError`]
+pub async fn open(connection: &Connection, admission: &Admission) -> Result<Wire, UpstreamError> {
+    let _ = admission;
+    let stream = dial(&*connection.host, connection.destination).await?;
+    let stream = upgrade(stream, &*connection.host, &connection.target, connection.destination.ip()).await?;
+    Ok(Wire { stream, buffer: BytesMut::new() })
+}
+
+/// Upgrades a connection to TLS, unless the configuration wants none.
+///
+/// # Errors
+/// [`UpstreamError`]
+pub async fn upgrade(
+    mut stream: tokio::net::TcpStream,
+    host: &dyn Host,
+    target: &Target,
+    address: std::net::IpAddr,
+) -> Result<Stream, UpstreamError> {
+    if target.tls.mode == TlsMode::Disable {
+        return Ok(Stream::Plain(stream));
+    }
+    let authorities = match &target.tls.ca {
+        Some(file) => Some(host.read(file).await?),
+        None => None,
+    };
+    stream.write_all(&ssl_request()).await?;
+    // One byte, and no more: what follows belongs to TLS.
+    match stream.read_u8().await? {
+        b'S' => {}
+        b'N' => return Err(UpstreamError::NoTls),
+        _ => return Err(UpstreamError::Protocol),
+    }
+    let name = server_name(target, address);
+    let authorities = authorities.as_deref().map(Vec::as_slice);
+    Ok(tls::connect(stream, target.tls.mode, authorities, &name, ALPN).await?)
+}
+
+/// The name to expect in the server's certificate: as configured, else the first host name of the target, else the address.
+fn server_name(target: &Target, address: std::net::IpAddr) -> String {
+    let host = target.addresses.iter().find_map(|address| match address {
+        Address::Name { host, .. } => Some(host.clone()),
+        Address::Socket(_) => None,
+    });
+    target.tls.name.clone().or(host).unwrap_or_else(|| address.to_canonical().to_string())
+}
+
+/// Logs in, and reads what the server says up to its first `ReadyForQuery`.
+///
+/// # Errors
+/// [`UpstreamError`]
+pub async fn login(
+    mut wire: Wire,
+    admission: &Admission,
+    startup: &Startup,
+    login: &Login,
+) -> Result<Upstream, UpstreamError> {
+    wire.send(&admission.housekeeping(startup.upstream(&login.user))).await?;
+    let mut authentication = Authentication { login, tls: wire.stream.tls().is_some(), scram: None, proven: true };
+    for _ in 0..LOGIN_MESSAGES {
+        let frame = wire.receive().await?;
+        match frame.kind {
+            server::AUTHENTICATION => match authentication.answer(frame.body())? {
+                Some(Answer::Send(bytes)) => wire.send(&admission.housekeeping(bytes)).await?,
+                Some(Answer::Done) => return ready(wire).await,
+                None => {}
+            },
+            server::ERROR_RESPONSE => return Err(refusal(&frame)),
+            server::NOTICE_RESPONSE => {}
+            _ => return Err(UpstreamError::Protocol),
+        }
+    }
+    Err(UpstreamError::Protocol)
+}
+
+/// Reads what a server says once it has accepted a login, up to its first `ReadyForQuery`.
+///
+/// # Errors
+/// [`UpstreamError`]
+pub async fn ready(mut wire: Wire) -> Result<Upstream, UpstreamError> {
+    let mut greetings = Vec::new();
+    let (mut key, mut encoding, mut server_is_utf8) = (None, Encoding::Ascii, false);
+    for _ in 0..LOGIN_MESSAGES {
+        let frame = wire.receive().await?;
+        match frame.kind {
+            server::PARAMETER_STATUS => {
+                match parameter_status(frame.body())? {
+                    (b"client_encoding", value) => {
+                        encoding = Encoding::named(value).ok_or(UpstreamError::Setting("client_encoding"))?;
+                    }
+                    (b"server_encoding", value) => server_is_utf8 = Encoding::named(value) == Some(Encoding::Utf8),
+                    (b"standard_conforming_strings", value) if value != b"on" => {
+                        return Err(UpstreamError::Setting("standard_conforming_strings = off"));
+                    }
+                    _ => {}
+                }
+                greetings.push(frame);
+            }
+            server::NOTICE_RESPONSE => greetings.push(frame),
+            server::BACKEND_KEY_DATA => key = Some(CancelKey::read(frame.body())?),
+            server::READY_FOR_QUERY if frame.body() == b"I" => {
+                return Ok(Upstream { wire, greetings, key, encoding, server_is_utf8 });
+            }
+            server::ERROR_RESPONSE => return Err(refusal(&frame)),
+            _ => return Err(UpstreamError::Protocol),
+        }
+    }
+    Err(UpstreamError::Protocol)
+}
+
+/// What an error of the server during login means. Its message is withheld where it is about the credential.
+#[must_use]
+pub fn refusal(frame: &Frame) -> UpstreamError {
+    let Ok(fields) = error_fields(frame.body()) else { return UpstreamError::Protocol };
+    let field = |wanted: u8| {
+        let found = fields.iter().find(|(code, _)| *code == wanted).map_or(&b""[..], |(_, text)| text);
+        String::from_utf8_lossy(found).into_owned()
+    };
+    let code = field(b'C');
+    if code.starts_with("28") { UpstreamError::Refused(code) } else { UpstreamError::Session { code, message: field(b'M') } }
+}
+
+/// What to do about a message of the server.
+enum Answer {
+    Send(Bytes),
+    Done,
+}
+
+/// The client's side of an authentication.
+struct Authentication<'a> {
+    login: &'a Login,
+    tls: bool,
+    scram: Option<ScramSha256>,
+    /// The server has proven what it must: with SCRAM, that it knows the password.
+    proven: bool,
+}
+
+impl Authentication<'_> {
+    /// Answers `Authentication…`.
+    fn answer(&mut self, body: &[u8]) -> Result<Option<Answer>, UpstreamError> {
+        const OK: u32 = 0;
+        const CLEARTEXT: u32 = 3;
+        const MD5: u32 = 5;
+        const SASL: u32 = 10;
+        const SASL_CONTINUE: u32 = 11;
+        const SASL_FINAL: u32 = 12;
+
+        let mut fields = Fields::new(body);
+        match fields.unsigned()? {
+            OK if self.proven => Ok(Some(Answer::Done)),
+            OK => Err(UpstreamError::Proof),
+            CLEARTEXT if !self.tls => Err(UpstreamError::Plaintext),
+            CLEARTEXT => Ok(Some(Answer::Send(password_message(self.password()?)))),
+            MD5 => {
+                let salt = fields.bytes(4)?.try_into().map_err(|_| Malformed)?;
+                let hash = Zeroizing::new(md5_hash(self.login.user.as_bytes(), self.password()?, salt));
+                Ok(Some(Answer::Send(password_message(hash.as_bytes()))))
+            }
+            SASL => {
+                let mut offered = false;
+                while fields.left() > 1 {
+                    offered |= fields.string()? == SCRAM_SHA_256.as_bytes();
+                }
+                if !offered {
+                    return Err(UpstreamError::Method(SASL));
+                }
+                let scram = ScramSha256::new(self.password()?, ChannelBinding::unsupported());
+                let answer = message::write(client::PASSWORD, |body| {
+                    put_string(body, SCRAM_SHA_256.as_bytes());
+                    body.put_i32(i32::try_from(scram.message().len()).unwrap_or(-1));
+                    body.put_slice(scram.message());
+                });
+                self.scram = Some(scram);
+                self.proven = false;
+                Ok(Some(Answer::Send(answer)))
+            }
+            SASL_CONTINUE => {
+                let mut scram = self.scram.take().ok_or(UpstreamError::Protocol)?;
+                scram.update(fields.bytes(fields.left())?).map_err(|_| UpstreamError::Proof)?;
+                let answer = message::write(client::PASSWORD, |body| body.put_slice(scram.message()));
+                self.scram = Some(scram);
+                Ok(Some(Answer::Send(answer)))
+            }
+            SASL_FINAL => {
+                let mut scram = self.scram.take().ok_or(UpstreamError::Protocol)?;
+                scram.finish(fields.bytes(fields.left())?).map_err(|_| UpstreamError::Proof)?;
+                self.proven = true;
+                Ok(None)
+            }
+            method => Err(UpstreamError::Method(method)),
+        }
+    }
+
+    fn password(&self) -> Result<&[u8], UpstreamError> {
+        self.login.password.as_deref().map(Vec::as_slice).ok_or(UpstreamError::NoPassword)
+    }
+}
+
+fn password_message(password: &[u8]) -> Bytes {
+    message::write(client::PASSWORD, |body| put_string(body, password))
+}

@@ -1,0 +1,68 @@
+//! What the machine asks about the database: what a text means, and what an origin of an output column is. A trait, so that
+//! the machine is tested without a grammar.
+
+use std::sync::Arc;
+
+use super::sql::{Names, Statement};
+use crate::masking::Cover;
+
+/// A database as one session sees it: its catalogue, and the columns that are masked.
+///
+/// What is *masked* is what the configuration says, and the log goes by it; what is *hidden* is what of it this principal
+/// may not see, and the client's answers go by that.
+pub trait View: Send + Sync {
+    /// Understands a text.
+    fn classify(&self, text: &str, names: &dyn Names) -> Arc<Statement>;
+
+    /// What covers an output column of this origin (OID of the table, not 0, and attribute number) towards the client.
+    /// `None`: the origin is unknown, or nothing can be said of it.
+    fn cover(&self, table: u32, attribute: i16) -> Option<Cover>;
+
+    /// The same towards the log.
+    fn cover_in_log(&self, table: u32, attribute: i16) -> Option<Cover>;
+
+    /// Whether any column is hidden.
+    fn hides(&self) -> bool;
+
+    /// Whether any column is masked.
+    fn masks(&self) -> bool;
+}
+
+/// How the bytes of a client's texts are read.
+///
+/// Others are refused: an encoding whose characters may hold bytes of ASCII lets a text mean one thing here and another
+/// thing at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `UTF8`
+    Utf8,
+    /// `LATIN1`
+    Latin1,
+    /// `SQL_ASCII`: bytes beyond ASCII mean whatever the server's own encoding makes of them, so they are not understood.
+    Ascii,
+}
+
+impl Encoding {
+    /// By a name as `SET client_encoding` takes it: case and everything but letters and digits is ignored.
+    #[must_use]
+    pub fn named(name: &[u8]) -> Option<Self> {
+        let clean: Vec<u8> =
+            name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect();
+        match clean.as_slice() {
+            b"utf8" | b"unicode" => Some(Self::Utf8),
+            b"latin1" | b"iso88591" => Some(Self::Latin1),
+            b"sqlascii" => Some(Self::Ascii),
+            _ => None,
+        }
+    }
+
+    /// The text of these bytes; `None` if they are none in this encoding.
+    #[must_use]
+    pub fn decode(self, bytes: &[u8]) -> Option<String> {
+        match self {
+            Self::Utf8 => std::str::from_utf8(bytes).ok().map(str::to_owned),
+            Self::Latin1 => Some(bytes.iter().map(|&byte| char::from(byte)).collect()),
+            Self::Ascii => bytes.is_ascii().then(|| String::from_utf8_lossy(bytes).into_owned()),
+        }
+    }
+}

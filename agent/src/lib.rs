@@ -1,6 +1,8 @@
 //! Postern: least privilege for the subagents on this host. Read `session` first.
 
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod credential;
 pub mod gate;
 pub mod masking;

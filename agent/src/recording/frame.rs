@@ -208,6 +208,13 @@ impl Header {
     }
 }
 
+/// A frame's time as a time.
+#[must_use]
+pub fn timestamp(nanoseconds: i64) -> jiff::Timestamp {
+    // Every i64 of nanoseconds is within a timestamp's range.
+    jiff::Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or_default()
+}
+
 /// SHA-256.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> Hash {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 pub use self::{
-    frame::MAX_BODY,
+    frame::{MAX_BODY, timestamp},
     ids::session_id,
     journal::{Clock, Condition, Head, SEGMENT_BYTES, SYNC_EVERY},
     log::{Log, LogStatus, OpenError, Options, in_use},

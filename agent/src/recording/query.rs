@@ -1,10 +1,11 @@
 //! Questions about sessions, answered from the store.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    frame::Fault,
+    frame::{Fault, timestamp},
     log::Log,
     store::StoreError,
     summary::{State, Summary},
@@ -29,8 +30,8 @@ pub struct Filter {
     pub target: Option<String>,
     /// By what was decided in them.
     pub verdict: Option<Verdicts>,
-    /// Begun at or after this time, in nanoseconds since 1970 (UTC).
-    pub since: Option<i64>,
+    /// Begun at or after this time.
+    pub since: Option<Timestamp>,
     /// Before this session: the `next` of the page before.
     pub before: Option<String>,
     /// At most this many; default [`PAGE`], at most [`MAX_PAGE`].
@@ -64,7 +65,7 @@ pub struct Record {
     /// Position in the log.
     pub sequence: u64,
     /// When it was appended, in UTC to the nanosecond.
-    pub time: jiff::Timestamp,
+    pub time: Timestamp,
     /// Hash of its header, in hexadecimal.
     pub hash: String,
     /// The event: see [`Event`](super::Event).
@@ -162,7 +163,7 @@ impl Log {
             let frame = frame.map_err(|fault| QueryError::Broken { sequence, fault })?;
             let event = serde_json::from_slice(frame.body())
                 .map_err(|_| QueryError::Broken { sequence, fault: Fault::Body })?;
-            let time = jiff::Timestamp::from_nanosecond(i128::from(frame.header.time)).unwrap_or_default();
+            let time = timestamp(frame.header.time);
             records.push(Record { sequence, time, hash: hex::encode(frame.header.hash), event });
         }
         Ok(records)

@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    frame::{Fault, Frame, HEADER, Header},
+    frame::{Fault, Frame, HEADER, Header, timestamp},
     segment::{Reader, Segment},
     store::{Store, StoreError},
     verify::VerifyError,
@@ -249,7 +250,7 @@ impl Source for Journal {
 
 /// Time and session that a record claims, of whole or damaged bytes.
 #[must_use]
-pub fn claims(bytes: &[u8]) -> (Option<i64>, Option<String>) {
+pub fn claims(bytes: &[u8]) -> (Option<Timestamp>, Option<String>) {
     let Some((header, body)) = bytes.split_first_chunk::<HEADER>() else { return (None, None) };
     let header = Header::claimed(header);
     let body = &body[..body.len().min(header.body_len as usize)];
@@ -257,7 +258,7 @@ pub fn claims(bytes: &[u8]) -> (Option<i64>, Option<String>) {
         Ok(event) => event["session"].as_str().map(str::to_owned),
         Err(_) => quoted_after(body, b"\"session\":\""),
     };
-    (Some(header.time), session)
+    (Some(timestamp(header.time)), session)
 }
 
 /// The text between a key and the next quote.

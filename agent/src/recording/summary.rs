@@ -1,9 +1,10 @@
 //! One line per session, kept up to date while records are moved into the store.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::frame::Header;
+use super::frame::{Header, timestamp};
 
 /// Names longer than this are clipped in a summary (never in the records), so that it stays below a store's chunk.
 const NAME: usize = 128;
@@ -37,10 +38,10 @@ pub struct Summary {
     pub first: u64,
     /// Sequence of its last record so far.
     pub last: u64,
-    /// When it began, in nanoseconds since 1970 (UTC).
-    pub started: i64,
+    /// When it began.
+    pub started: Timestamp,
     /// When it ended.
-    pub ended: Option<i64>,
+    pub ended: Option<Timestamp>,
     /// Name of the target.
     pub target: Option<String>,
     /// Protocol of the target.
@@ -92,8 +93,8 @@ impl Summary {
             state: if refused { State::Refused } else { State::Open },
             first: header.sequence,
             last: header.sequence,
-            started: header.time,
-            ended: refused.then_some(header.time),
+            started: timestamp(header.time),
+            ended: refused.then(|| timestamp(header.time)),
             target: text(&event["target"], NAME),
             protocol: text(&event["protocol"], NAME),
             mode: text(&event["mode"], NAME),
@@ -124,7 +125,7 @@ impl Summary {
             Some("finished") => self.rows += event["rows"].as_u64().unwrap_or_default(),
             Some("session-ended") => {
                 self.state = State::Ended;
-                self.ended = Some(header.time);
+                self.ended = Some(timestamp(header.time));
                 self.bytes_in = event["bytes_in"].as_u64().unwrap_or_default();
                 self.bytes_out = event["bytes_out"].as_u64().unwrap_or_default();
                 self.reason = text(&event["reason"], TEXT);

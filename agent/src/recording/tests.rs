@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    frame::{Frame, HEADER, Header, digest},
+    frame::{Frame, HEADER, Header, digest, timestamp},
     segment::{Reader, Segment},
     verify::{Break, Evidence, Report, What},
     *,
@@ -160,7 +160,7 @@ fn a_changed_record_that_only_the_journal_holds_is_named_by_its_own_bytes() {
     write_at(&path, b"DELETE", offset + at);
     let broken = broken(dir.path());
     assert_eq!((broken.sequence, broken.what, broken.offset), (17, What::Changed, Some(*offset)));
-    assert_eq!((broken.time, broken.session.as_deref()), (Some(frame.header.time), Some("s1")));
+    assert_eq!((broken.time, broken.session.as_deref()), (Some(timestamp(frame.header.time)), Some("s1")));
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_record_written_anew_with_fitting_hashes_is_named_itself() {
     fs::remove_dir_all(dir.path().join("store")).unwrap();
     let alone = broken(dir.path());
     assert_eq!((alone.sequence, alone.what), (17, What::Forged), "{}", alone.detail);
-    assert_eq!((alone.time, alone.offset), (Some(old.header.time), Some(originals[16].0)));
+    assert_eq!((alone.time, alone.offset), (Some(timestamp(old.header.time)), Some(originals[16].0)));
     assert!(matches!(
         Log::open(options(dir.path(), SEGMENT_BYTES)),
         Err(OpenError::Recovery(RecoveryError::Scan(ScanError::Link { sequence: 18, .. })))

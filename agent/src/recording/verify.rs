@@ -14,6 +14,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -50,8 +51,8 @@ pub struct Report {
 pub struct Break {
     /// Its sequence.
     pub sequence: u64,
-    /// When it was appended, as far as it can be told, in nanoseconds since 1970 (UTC).
-    pub time: Option<i64>,
+    /// When it was appended, as far as it can be told.
+    pub time: Option<Timestamp>,
     /// Its session, as far as it can be told.
     pub session: Option<String>,
     /// In one word.

@@ -1,0 +1,122 @@
+//! `postern audit verify`: whether the log is what was written.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{
+    Failure, Global,
+    client::Client,
+    failure::Code,
+    output::{Colour, Out, clean, count, local},
+};
+use crate::{
+    control::{Reply, Request},
+    recording::verify::{Evidence, Report, VerifyError},
+};
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prove the chain from the first record on, or name the first record that is removed, changed, reordered or forged.
+    #[command(after_help = "Examples:\n  \
+                            postern audit verify                              ask the running agent\n  \
+                            postern audit verify --state-dir /var/lib/postern examine the log of a stopped agent\n\n\
+                            Exit code 0: the chain is intact; 1: it is broken. It cannot tell whether somebody rewrote \
+                            everything from some record to the end, as root can.")]
+    Verify {
+        /// Examine the log in this directory, which no agent may have open, without asking an agent.
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+    },
+}
+
+/// Does it.
+///
+/// # Errors
+/// The chain is broken, or cannot be examined.
+pub fn run(global: &Global, command: &Command, out: &mut Out) -> Result<(), Failure> {
+    let Command::Verify { state_dir } = command;
+    // Drawn on standard error, and only if that is a terminal.
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("verifying {wide_bar} {human_pos} of {human_len} records") {
+        bar.set_style(style);
+    }
+    let mut progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let report = match state_dir {
+        Some(dir) => Evidence::of_stopped(dir).and_then(|evidence| evidence.verify(&mut progress)).map_err(unexamined),
+        None => ask(global, &mut progress),
+    };
+    bar.finish_and_clear();
+    let report = report?;
+    match global.json {
+        true => out.json(&report)?,
+        false => print(&report, out)?,
+    }
+    out.flush()?;
+    match report.broken {
+        None => Ok(()),
+        Some(_) => Err(Failure::wrong("the log is not what was written")),
+    }
+}
+
+fn ask(global: &Global, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Failure> {
+    let mut client = Client::connect(global).map_err(|failure| match failure {
+        Failure::Told { code: Code::Absent, message, .. } => {
+            let dir = global.places().map_or_else(|_| "DIR".into(), |places| places.state_dir.display().to_string());
+            Failure::absent(message).with_remedy(format!(
+                "Start the agent, or examine the log without it: `postern audit verify --state-dir {dir}`."
+            ))
+        }
+        other => other,
+    })?;
+    let mut verified = None;
+    client.ask(&Request::Verify {}, |reply| {
+        match reply {
+            Reply::Progress(done, total) => progress(done, total),
+            Reply::Verified(report) => verified = Some(report),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    verified.ok_or_else(|| Failure::wrong("the agent answered something else than it was asked"))
+}
+
+fn print(report: &Report, out: &mut Out) -> Result<(), Failure> {
+    let records = count(report.verified, "record", "records");
+    match &report.broken {
+        None => {
+            let intact = out.paint(Colour::Good, "chain intact");
+            out.line(format!("{records} verified, {intact} up to record {}", report.verified))?;
+        }
+        Some(broken) => {
+            let session = broken.session.as_deref().map(|id| format!("session {}, ", clean(id)));
+            let time = broken.time.map_or_else(|| "time unknown".into(), |time| format!("time {}", local(time)));
+            let what = out.paint(Colour::Bad, &format!("{:?}", broken.what).to_lowercase());
+            let offset = broken.offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default();
+            out.line(format!(
+                "record {} ({}{time}): {what}: {} in {}{offset}",
+                broken.sequence,
+                session.unwrap_or_default(),
+                clean(&broken.detail),
+                broken.file.display(),
+            ))?;
+            out.line(format!("{records} before it verified"))?;
+        }
+    }
+    for note in &report.notes {
+        out.line(format!("note: {}", clean(note)))?;
+    }
+    Ok(())
+}
+
+fn unexamined(error: VerifyError) -> Failure {
+    match error {
+        VerifyError::Nothing(_) => Failure::usage(error.to_string()),
+        _ => Failure::wrong(error.to_string()),
+    }
+}

@@ -1,0 +1,169 @@
+//! The command line: `postern NOUN VERB`. One file per subcommand; those that ask the agent do so over its control socket.
+//!
+//! Exit codes: 0 done, 1 refused or found wrong, 2 bad usage or configuration, 3 the agent is not there.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, parser::ValueSource};
+
+mod audit;
+mod ca;
+mod check;
+mod client;
+mod completions;
+mod daemon;
+mod failure;
+mod logging;
+mod man;
+mod output;
+mod places;
+mod policy;
+mod sessions;
+mod status;
+mod uninstall;
+
+pub use self::failure::{Code, Failure};
+use self::{output::Out, places::Places};
+
+/// Where the configuration is unless it is said.
+pub const CONFIG: &str = "/etc/postern/postern.toml";
+
+/// Postern: least privilege for the subagents on this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "postern",
+    version,
+    about = "Least privilege for the subagents on this host",
+    long_about = "Least privilege for the subagents on this host: every connection from here to a protected target is bound \
+                  to the process that opened it, decided by policy, masked and recorded.",
+    after_help = "Examples:\n  \
+                  postern check                      is the configuration right?\n  \
+                  postern run                        enforce it, in this terminal\n  \
+                  postern status                     is it enforced?\n  \
+                  postern sessions list --since 1h   who did something in the last hour?\n  \
+                  postern sessions show ID           what exactly?\n  \
+                  postern audit verify               is the log what was written?\n\n\
+                  Exit codes: 0 done, 1 refused or found wrong, 2 bad usage or configuration, 3 the agent is not there.",
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = CONFIG)]
+    pub config: PathBuf,
+    /// Print JSON: times in UTC, nothing shortened or escaped for a terminal.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Whether the configuration file was named.
+    #[arg(skip)]
+    named: bool,
+}
+
+impl Global {
+    /// Where the agent of this configuration is.
+    ///
+    /// # Errors
+    /// The configuration cannot be read that far.
+    pub fn places(&self) -> Result<Places, Failure> {
+        Places::of(&self.config, self.named)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Enforce the configuration: warden and proxy together, until SIGTERM or Ctrl-C.
+    #[command(
+        after_help = "The redirection stays when the agent ends: protected targets are then refused to everybody. \
+                            `postern uninstall` removes it."
+    )]
+    Run(daemon::Options),
+    /// The privileged half alone, as a service.
+    #[command(after_help = "Usually started by systemd: postern-warden.service.")]
+    Warden(daemon::Options),
+    /// The half that speaks the protocols, as a service.
+    #[command(after_help = "Usually started by systemd: postern-proxy.service. It needs a running warden.")]
+    Proxy(daemon::Options),
+    #[command(flatten)]
+    Ask(Ask),
+}
+
+/// Commands that print something and end.
+#[derive(Debug, Subcommand)]
+enum Ask {
+    /// Check the configuration and the policies, and report everything that is wrong.
+    Check,
+    /// Tell how the agent, its targets and its log are.
+    Status,
+    /// List, show and replay sessions.
+    #[command(subcommand)]
+    Sessions(sessions::Command),
+    /// Prove that the log is what was written.
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Check and test policies.
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// The agent's own certificate authority.
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// Remove the redirection from the kernel. Configuration and log stay.
+    Uninstall,
+    /// Print completions for a shell.
+    #[command(after_help = "Example:\n  postern completions bash > /usr/share/bash-completion/completions/postern")]
+    Completions(completions::Options),
+    /// Print the manual page, or write one for each command into a directory.
+    #[command(after_help = "Examples:\n  postern man | man -l -\n  postern man /usr/share/man/man1")]
+    Man(man::Options),
+}
+
+/// Reads the arguments. Help, the version and wrong usage end the process here.
+#[must_use]
+pub fn parse() -> Cli {
+    use clap::{CommandFactory, FromArgMatches};
+    let mut matches = Cli::command().get_matches();
+    let named = matches.value_source("config") == Some(ValueSource::CommandLine);
+    match Cli::from_arg_matches_mut(&mut matches) {
+        Ok(mut cli) => {
+            cli.global.named = named;
+            cli
+        }
+        Err(error) => error.exit(),
+    }
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// Why not, with the exit code.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    let command = match command {
+        Command::Run(options) => return daemon::run(&global, &options),
+        Command::Warden(options) => return daemon::warden(&global, &options),
+        Command::Proxy(options) => return daemon::proxy(&global, &options),
+        Command::Ask(command) => command,
+    };
+    let out = &mut Out::new();
+    match command {
+        Ask::Check => check::run(&global, out),
+        Ask::Status => status::run(&global, out),
+        Ask::Sessions(command) => sessions::run(&global, &command, out),
+        Ask::Audit(command) => audit::run(&global, &command, out),
+        Ask::Policy(command) => policy::run(&global, &command, out),
+        Ask::Ca(command) => ca::run(&global, &command, out),
+        Ask::Uninstall => uninstall::run(&global, out),
+        Ask::Completions(options) => completions::run(&options, out),
+        Ask::Man(options) => man::run(&options, out),
+    }?;
+    Ok(out.flush()?)
+}

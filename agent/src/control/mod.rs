@@ -1,0 +1,213 @@
+//! The control socket: what the command line asks the running agent.
+//!
+//! A request is one line of JSON ([`Request`]); the answer is any number of lines ([`Reply`]), the last of which is
+//! [`Reply::Done`] or [`Reply::Error`]. A connection may ask several things, one after the other.
+//!
+//! *Invariant:* who asks is known from the kernel (`SO_PEERCRED`), and anybody but root, the agent's own user and the
+//! members of the configured group is told about itself and nothing else.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::Mode,
+    protocol::Boxed,
+    recording::{Filter, Log, LogStatus, Page, Record, Summary, timestamp, verify::Report},
+};
+
+mod access;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    access::{Access, Peer},
+    server::{ControlError, bind, serve},
+};
+
+/// Name of the socket in the runtime directory.
+pub const SOCKET: &str = "control.sock";
+
+/// The longest request: all of them are small.
+pub const MAX_REQUEST: usize = 16 << 10;
+
+/// The longest line of a reply: a record, with its frame.
+pub const MAX_REPLY: usize = crate::recording::MAX_BODY + (64 << 10);
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// What does the agent see when this process connects? The only question that is open to everybody.
+    Whoami {},
+    /// How is the agent?
+    Status {},
+    /// Read the policies again.
+    Reload {},
+    /// Which sessions are there?
+    Sessions {
+        /// Which of them.
+        filter: Filter,
+    },
+    /// A session, and with `records` all that was recorded of it.
+    Session {
+        /// Its id, or an unambiguous beginning of it.
+        id: String,
+        /// Whether the records are wanted too.
+        records: bool,
+    },
+    /// Is the log what was written?
+    Verify {},
+}
+
+/// A line of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// To [`Request::Whoami`].
+    Whoami(Whoami),
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Reload`].
+    Reloaded(Policies),
+    /// To [`Request::Sessions`].
+    Sessions(Page),
+    /// To [`Request::Session`].
+    Session(Box<Summary>),
+    /// After [`Reply::Session`], as many as the session has.
+    Record(Record),
+    /// While a long job goes on: steps done, and steps expected.
+    Progress(u64, u64),
+    /// To [`Request::Verify`].
+    Verified(Report),
+    /// The answer is complete.
+    Done,
+    /// There is no answer, or no more of it.
+    Error {
+        /// What happened, to what and why.
+        message: String,
+        /// What to do about it.
+        remedy: Option<String>,
+    },
+}
+
+/// How the agent is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Process id of the proxy.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// `enforcing`, or `degraded: ` and why.
+    pub enforcing: String,
+    /// The targets, in the order of the configuration.
+    pub targets: Vec<TargetStatus>,
+    /// The kernel side's counters, by the names of [`agent_common::COUNTER_NAMES`].
+    pub counters: BTreeMap<String, u64>,
+    /// The policies in force.
+    pub policies: Policies,
+    /// The log.
+    pub log: LogReport,
+}
+
+/// How a target is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// Its name.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: String,
+    /// Its mode.
+    pub mode: Mode,
+    /// Its addresses, as they are protected at present.
+    pub addresses: Vec<String>,
+    /// Connections that are open.
+    pub connections: u64,
+    /// What keeps it from being protected or reached.
+    pub problems: Vec<String>,
+}
+
+/// A set of policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policies {
+    /// How many there are.
+    pub count: usize,
+    /// Changes whenever they do.
+    pub epoch: u64,
+}
+
+/// How the log is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// Records so far: the sequence of the last one.
+    pub records: u64,
+    /// The last one that is on disk for certain.
+    pub durable: u64,
+    /// The last one that is in the store.
+    pub moved: u64,
+    /// Bytes of the journal.
+    pub journal_bytes: u64,
+    /// Bytes of the store.
+    pub store_bytes: u64,
+    /// When the journal was synced last.
+    pub synced: Option<Timestamp>,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
+}
+
+/// What the agent sees of a process that asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whoami {
+    /// Process id.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+    /// Name of the user.
+    pub user: Option<String>,
+    /// Group id.
+    pub gid: u32,
+    /// The running file.
+    pub exe: Option<PathBuf>,
+    /// Whether the running file is the one that the host has at that path.
+    pub exe_verified: bool,
+    /// Unit of the system manager.
+    pub unit: Option<String>,
+    /// Roles that the configuration assigns to it.
+    pub roles: Vec<String>,
+}
+
+/// The running agent, as the control socket needs it.
+pub trait Daemon: Send + Sync {
+    /// How it is.
+    fn status(&self) -> Status;
+
+    /// Reads the policies again. May block. If they have faults the old ones stay in force.
+    ///
+    /// # Errors
+    /// All faults, as text.
+    fn reload(&self) -> Result<Policies, String>;
+
+    /// What it sees of a process.
+    fn whoami<'a>(&'a self, peer: Peer) -> Boxed<'a, Whoami>;
+
+    /// The log.
+    fn log(&self) -> &Arc<Log>;
+}
+
+impl From<LogStatus> for LogReport {
+    fn from(status: LogStatus) -> Self {
+        Self {
+            records: status.journal.head.sequence,
+            durable: status.journal.durable,
+            moved: status.moved.sequence,
+            journal_bytes: status.journal.bytes,
+            store_bytes: status.store_bytes,
+            synced: status.journal.synced.map(timestamp),
+            problems: status.journal.failure.into_iter().chain(status.problem).collect(),
+        }
+    }
+}

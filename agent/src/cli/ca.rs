@@ -1,8 +1,12 @@
 //! `postern ca show`: the agent's own certificate authority.
 
+use std::{fs, io};
+
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{Failure, Global, output::Out};
+use crate::protocol::ca;
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -17,8 +21,19 @@ pub enum Command {
 ///
 /// # Errors
 /// There is no authority yet.
-pub fn run(_global: &Global, command: &Command, _out: &mut Out) -> Result<(), Failure> {
-    match command {
-        Command::Show => Err(Failure::wrong("`postern ca show` is not part of this build")),
+pub fn run(global: &Global, command: &Command, out: &mut Out) -> Result<(), Failure> {
+    let Command::Show = command;
+    let path = ca::certificate_file(&global.places()?.state_dir);
+    let pem = fs::read_to_string(&path).map_err(|error| {
+        let failure = Failure::wrong(format!("{}: {error}", path.display()));
+        match error.kind() {
+            io::ErrorKind::NotFound => failure.with_remedy("The agent makes its authority when it first starts."),
+            _ => failure,
+        }
+    })?;
+    match global.json {
+        true => out.json(&json!({ "path": path, "certificate": pem }))?,
+        false => out.raw(pem)?,
     }
+    Ok(())
 }

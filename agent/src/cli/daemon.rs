@@ -1,8 +1,15 @@
 //! `postern run`, `postern warden`, `postern proxy`: the agent itself.
 
 use clap::Args;
+use tokio::runtime::Runtime;
 
 use super::{Failure, Global, logging};
+use crate::{
+    config::{Config, ConfigErrors, Files},
+    protocol,
+    session::daemon,
+    warden::{self, WardenError},
+};
 
 /// Options of the agent itself.
 #[derive(Debug, Args)]
@@ -16,29 +23,42 @@ pub struct Options {
 ///
 /// # Errors
 /// Why it ended.
-pub fn run(_global: &Global, options: &Options) -> Result<(), Failure> {
-    logging::start(options.log_format)?;
-    Err(missing("run"))
+pub fn run(global: &Global, options: &Options) -> Result<(), Failure> {
+    privileged(global, options, warden::Proxy::Child)
 }
 
 /// The privileged half.
 ///
 /// # Errors
 /// Why it ended.
-pub fn warden(_global: &Global, options: &Options) -> Result<(), Failure> {
-    logging::start(options.log_format)?;
-    Err(missing("warden"))
+pub fn warden(global: &Global, options: &Options) -> Result<(), Failure> {
+    privileged(global, options, warden::Proxy::Apart)
 }
 
 /// The half that speaks the protocols.
 ///
 /// # Errors
 /// Why it ended.
-pub fn proxy(_global: &Global, options: &Options) -> Result<(), Failure> {
+pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     logging::start(options.log_format)?;
-    Err(missing("proxy"))
+    // The warden has looked at the files, some of which this process may not read.
+    let config = load(global, Files::Skip)?;
+    let runtime = Runtime::new().map_err(|error| Failure::wrong(format!("the proxy cannot start: {error}")))?;
+    runtime.block_on(daemon::run(config)).map_err(|error| Failure::wrong(error.to_string()))
 }
 
-fn missing(what: &str) -> Failure {
-    Failure::wrong(format!("`postern {what}` is not part of this build"))
+fn privileged(global: &Global, options: &Options, proxy: warden::Proxy) -> Result<(), Failure> {
+    logging::start(options.log_format)?;
+    let config = load(global, Files::Check)?;
+    // The policies belong to the proxy; but a set that it would refuse is better refused before anything is redirected.
+    let checked = crate::policy::check(&config.agent.policies, protocol::FRAGMENTS);
+    if !checked.passed() {
+        return Err(Failure::usage(checked.to_string()));
+    }
+    warden::run(&config, proxy).map_err(|error: WardenError| Failure::wrong(error.to_string()))
+}
+
+fn load(global: &Global, files: Files) -> Result<Config, Failure> {
+    let names: Vec<&str> = protocol::names().collect();
+    Config::load(&global.config, &names, files).map_err(|errors: ConfigErrors| Failure::usage(errors.to_string()))
 }

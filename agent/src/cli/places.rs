@@ -1,6 +1,6 @@
 //! Where the agent is, for commands that only ask it.
 //!
-//! They need two directories of the configuration, and whoever may ask the agent need not be allowed to read all that the
+//! They need a few directories of the configuration, and whoever may ask the agent need not be allowed to read all that the
 //! configuration names. So nothing else of it is looked at here, and a file that is not there or not readable means the
 //! defaults.
 
@@ -13,13 +13,17 @@ use toml_edit::{Document, Item};
 
 use super::Failure;
 
-/// The two directories.
+/// The directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
     /// The control socket is here.
     pub runtime_dir: PathBuf,
-    /// The log is here.
+    /// The log and the agent's authority are here.
     pub state_dir: PathBuf,
+    /// The policies are here.
+    pub policies: PathBuf,
+    /// The kernel side is pinned here.
+    pub pin_dir: PathBuf,
 }
 
 impl Places {
@@ -53,6 +57,8 @@ impl Places {
         Ok(Self {
             runtime_dir: place("runtime_dir", "/run/postern")?,
             state_dir: place("state_dir", "/var/lib/postern")?,
+            policies: place("policies", "/etc/postern/policies")?,
+            pin_dir: place("pin_dir", "/sys/fs/bpf/postern")?,
         })
     }
 }

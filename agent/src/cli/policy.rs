@@ -1,10 +1,18 @@
-//! `postern policy check` and `postern policy test`.
+//! `postern policy check`, `postern policy test` and `postern policy reload`.
 
-use std::path::PathBuf;
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
+use serde::Serialize;
 
-use super::{Failure, Global, output::Out};
+use super::{Failure, Global, client::Client, output::Out};
+use crate::{
+    control::{Reply, Request},
+    policy, protocol,
+};
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -16,23 +24,65 @@ pub enum Command {
         /// Directory of *.cedar; default: that of the configuration.
         dir: Option<PathBuf>,
     },
-    /// Test a directory of policies against the verdict tables beside them.
+    /// Test a directory of policies against the verdict table (verdicts.toml) beside them.
     #[command(after_help = "Example:\n  postern policy test ./policies")]
     Test {
-        /// Directory of *.cedar and verdict tables; default: that of the configuration.
+        /// Directory of *.cedar and verdicts.toml; default: that of the configuration.
         dir: Option<PathBuf>,
     },
+    /// Have the running agent read its policies again. If they have a fault, the old ones stay in force.
+    #[command(after_help = "Also done by SIGHUP, as `systemctl reload postern-proxy` sends it.")]
+    Reload,
 }
 
 /// Does one of them.
 ///
 /// # Errors
 /// The policies have faults, or a verdict is not the expected one.
-pub fn run(_global: &Global, command: &Command, _out: &mut Out) -> Result<(), Failure> {
-    let (verb, dir) = match command {
-        Command::Check { dir } => ("check", dir),
-        Command::Test { dir } => ("test", dir),
-    };
-    let of = dir.as_ref().map(|dir| format!(" of {}", dir.display())).unwrap_or_default();
-    Err(Failure::wrong(format!("`postern policy {verb}`{of} is not part of this build")))
+pub fn run(global: &Global, command: &Command, out: &mut Out) -> Result<(), Failure> {
+    match command {
+        Command::Check { dir } => {
+            let checked = policy::check(&directory(global, dir.as_deref())?, protocol::FRAGMENTS);
+            report(global, &checked, checked.passed(), "the agent would not take these policies", out)
+        }
+        Command::Test { dir } => {
+            let tested = policy::test(&directory(global, dir.as_deref())?, protocol::FRAGMENTS);
+            report(global, &tested, tested.passed(), "not every verdict is the expected one", out)
+        }
+        Command::Reload => reload(global, out),
+    }
+}
+
+fn directory(global: &Global, dir: Option<&Path>) -> Result<PathBuf, Failure> {
+    match dir {
+        Some(dir) => Ok(dir.to_owned()),
+        None => Ok(global.places()?.policies),
+    }
+}
+
+fn report(
+    global: &Global,
+    found: &(impl Serialize + Display),
+    passed: bool,
+    otherwise: &str,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    match global.json {
+        true => out.json(found)?,
+        false => out.line(found.to_string().trim_end())?,
+    }
+    out.flush()?;
+    if passed { Ok(()) } else { Err(Failure::wrong(otherwise)) }
+}
+
+fn reload(global: &Global, out: &mut Out) -> Result<(), Failure> {
+    let policies = Client::connect(global)?.one(&Request::Reload {}, |reply| match reply {
+        Reply::Reloaded(policies) => Some(policies),
+        _ => None,
+    })?;
+    match global.json {
+        true => out.json(&policies)?,
+        false => out.line(format!("{} policies in force, epoch {}", policies.count, policies.epoch))?,
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use super::{ControlError, Request, Whoami};
+use super::{ControlError, OpenSession, Request, Whoami};
 
 /// Who asks, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,20 +18,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// What is known of a process without looking at it.
+    /// What a process is told about itself.
     #[must_use]
-    pub fn whoami(self) -> Whoami {
+    pub fn whoami(self, sessions: Vec<OpenSession>) -> Whoami {
         let user = User::from_uid(Uid::from_raw(self.uid)).ok().flatten().map(|user| user.name);
-        Whoami {
-            pid: self.pid,
-            uid: self.uid,
-            user,
-            gid: self.gid,
-            exe: None,
-            exe_verified: false,
-            unit: None,
-            roles: Vec::new(),
-        }
+        Whoami { pid: self.pid, uid: self.uid, user, gid: self.gid, sessions }
     }
 }
 
@@ -79,7 +70,7 @@ impl Access {
             Some((_, name)) => format!("Ask as root or as a member of the group {name}."),
             None => "Ask as root, or name a group in the configuration: group = … in [agent].".into(),
         };
-        (format!("uid {} may ask the agent nothing but what it sees of the asking process itself", peer.uid), remedy)
+        (format!("uid {} may ask the agent nothing but what it has open itself", peer.uid), remedy)
     }
 }
 

@@ -6,14 +6,13 @@
 //! *Invariant:* who asks is known from the kernel (`SO_PEERCRED`), and anybody but root, the agent's own user and the
 //! members of the configured group is told about itself and nothing else.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     model::Mode,
-    protocol::Boxed,
     recording::{Filter, Log, LogStatus, Page, Record, Summary, timestamp, verify::Report},
 };
 
@@ -40,7 +39,7 @@ pub const MAX_REPLY: usize = crate::recording::MAX_BODY + (64 << 10);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// What does the agent see when this process connects? The only question that is open to everybody.
+    /// Who am I, and which sessions do I have open? The only question that everybody may ask.
     Whoami {},
     /// How is the agent?
     Status {},
@@ -159,7 +158,7 @@ pub struct LogReport {
     pub problems: Vec<String>,
 }
 
-/// What the agent sees of a process that asks.
+/// A process that asks, and what it has open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whoami {
     /// Process id.
@@ -170,13 +169,18 @@ pub struct Whoami {
     pub user: Option<String>,
     /// Group id.
     pub gid: u32,
-    /// The running file.
-    pub exe: Option<PathBuf>,
-    /// Whether the running file is the one that the host has at that path.
-    pub exe_verified: bool,
-    /// Unit of the system manager.
-    pub unit: Option<String>,
-    /// Roles that the configuration assigns to it.
+    /// Sessions of this process that are open.
+    pub sessions: Vec<OpenSession>,
+}
+
+/// A session that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenSession {
+    /// Its id.
+    pub session: String,
+    /// Its target.
+    pub target: String,
+    /// The roles of its principal.
     pub roles: Vec<String>,
 }
 
@@ -191,8 +195,8 @@ pub trait Daemon: Send + Sync {
     /// All faults, as text.
     fn reload(&self) -> Result<Policies, String>;
 
-    /// What it sees of a process.
-    fn whoami<'a>(&'a self, peer: Peer) -> Boxed<'a, Whoami>;
+    /// The open sessions of a process.
+    fn sessions_of(&self, peer: Peer) -> Vec<OpenSession>;
 
     /// The log.
     fn log(&self) -> &Arc<Log>;

@@ -147,7 +147,7 @@ impl Server {
         let daemon = Arc::clone(&self.daemon);
         match request {
             Request::Whoami {} => {
-                send(writer, &Reply::Whoami(daemon.whoami(peer).await)).await?;
+                send(writer, &Reply::Whoami(peer.whoami(daemon.sessions_of(peer)))).await?;
                 send(writer, &Reply::Done).await
             }
             Request::Status {} => stream(writer, move |out| out.send(Reply::Status(Box::new(daemon.status())))).await,

@@ -49,6 +49,12 @@ impl Reloadable {
         Ok(count)
     }
 
+    /// How many policies are in force.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.current().policies.rules.len()
+    }
+
     /// A holder of the lock only copies or replaces the pointer, so that a poisoned lock still holds a whole set.
     fn current(&self) -> Arc<Numbered> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))

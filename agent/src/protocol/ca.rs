@@ -32,6 +32,18 @@ const LEAF: Duration = Duration::from_secs(7 * 86_400);
 /// Clocks differ.
 const EARLIER: Duration = Duration::from_secs(3_600);
 
+/// Directory of the authority in the state directory.
+const DIRECTORY: &str = "ca";
+
+/// File of its certificate there.
+const CERTIFICATE: &str = "ca.pem";
+
+/// Where the authority's certificate (PEM) is.
+#[must_use]
+pub fn certificate_file(state_dir: &Path) -> PathBuf {
+    state_dir.join(DIRECTORY).join(CERTIFICATE)
+}
+
 /// The agent's own authority.
 pub struct Authority {
     certificate: String,
@@ -95,7 +107,7 @@ impl Authority {
     /// # Errors
     /// [`CaError`]
     pub fn open(state_dir: &Path, targets: &[Target]) -> Result<Self, CaError> {
-        let directory = state_dir.join("ca");
+        let directory = state_dir.join(DIRECTORY);
         let scope = Scope::of(targets);
         fs::DirBuilder::new()
             .recursive(true)
@@ -103,7 +115,7 @@ impl Authority {
             .create(&directory)
             .map_err(|error| CaError::File { path: directory.clone(), error })?;
         let stored = |name: &str| fs::read_to_string(directory.join(name));
-        if let (Ok(certificate), Ok(key), Ok(lines)) = (stored("ca.pem"), stored("ca.key"), stored("names"))
+        if let (Ok(certificate), Ok(key), Ok(lines)) = (stored(CERTIFICATE), stored("ca.key"), stored("names"))
             && lines == scope.lines()
         {
             return Ok(Self { certificate, key: KeyPair::from_pem(&Zeroizing::new(key))? });
@@ -112,7 +124,7 @@ impl Authority {
         let certificate = parameters(&scope)?.self_signed(&key)?.pem();
         // The list of names last: without it the rest counts for nothing.
         write(&directory.join("ca.key"), 0o600, &Zeroizing::new(key.serialize_pem()))?;
-        write(&directory.join("ca.pem"), 0o644, &certificate)?;
+        write(&directory.join(CERTIFICATE), 0o644, &certificate)?;
         write(&directory.join("names"), 0o600, &scope.lines())?;
         Ok(Self { certificate, key })
     }

@@ -71,6 +71,12 @@ impl Targets {
         &self.targets
     }
 
+    /// The addresses that the names of the target at this index have stood for.
+    #[must_use]
+    pub fn resolved(&self, index: usize) -> Vec<SocketAddr> {
+        read(&self.named).get(&index).into_iter().flatten().copied().collect()
+    }
+
     /// What an operator should know about the target at this index.
     #[must_use]
     pub fn problems(&self, index: usize) -> Vec<String> {

@@ -3,6 +3,8 @@
 //! *Invariant:* nothing is read from a client before it is known which process it is, which target it meant, and which
 //! protocol that target speaks; whatever cannot be found out is a refusal with a record of why.
 
+pub mod daemon;
+
 use std::{os::fd::AsFd, path::PathBuf, sync::Arc};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -11,11 +13,13 @@ use zeroize::Zeroizing;
 
 use crate::{
     config,
+    config::Durability,
     gate::Services,
     identity,
-    model::{Denial, Flow, Principal, Process, Subject},
+    model::{Denial, Flow, Liveness, Principal, Process, Subject},
+    policy::Reloadable,
     protocol::{self, Boxed, Connection, Host, HostError, ca::Authority},
-    recording::{self, Event},
+    recording::{self, Append, Event, Log},
     target::{Protect, Targets},
     warden::client::Warden,
 };
@@ -31,10 +35,16 @@ pub struct Proxy {
     pub targets: Targets,
     /// `[[role]]`
     pub roles: Vec<config::Role>,
-    /// Policy, liveness, log.
-    pub services: Services,
+    /// Decides.
+    pub policy: Arc<Reloadable>,
+    /// Knows whether a process still is what it was.
+    pub liveness: Arc<dyn Liveness>,
+    /// Records.
+    pub log: Arc<Log>,
     /// The agent's own certificate authority.
     pub authority: Authority,
+    /// The sessions that are open.
+    pub open: daemon::Open,
 }
 
 impl Proxy {
@@ -82,9 +92,28 @@ impl Proxy {
             mode: target.mode,
         };
         let destination = principal.flow.destination;
-        let services = self.services.clone();
+        let services = self.services(&target);
         let host: Arc<dyn Host> = Arc::clone(&self) as Arc<dyn Host>;
-        protocol.serve(Connection { client, subject, destination, target, services, host }).await;
+        let connection = Connection { client, subject: subject.clone(), destination, target, services, host };
+        let serving = tokio::spawn((protocol.serve)(connection));
+        let _noted = self.open.note(&subject, serving.abort_handle());
+        if let Err(error) = serving.await
+            && error.is_panic()
+        {
+            tracing::error!(session = subject.session, "a session panicked; the others go on");
+        }
+    }
+
+    fn services(&self, target: &config::Target) -> Services {
+        let log: Arc<dyn Append> = match target.durability {
+            Durability::Strict => self.log.strict(),
+            Durability::Batched => Arc::clone(&self.log) as Arc<dyn Append>,
+        };
+        Services {
+            policy: Arc::clone(&self.policy) as Arc<dyn crate::model::Decide>,
+            liveness: Arc::clone(&self.liveness),
+            log,
+        }
     }
 
     fn principal(&self, flow: Flow, process: Process) -> Principal {
@@ -100,7 +129,7 @@ impl Proxy {
             reason: denial.reason.clone(),
             rule: denial.rule.clone(),
         };
-        if let Err(error) = self.services.log.append(&event) {
+        if let Err(error) = self.log.append(&event) {
             tracing::error!(%error, "a refusal could not be recorded");
         }
         // Zero linger: the client sees a reset at once instead of an orderly end.
@@ -127,7 +156,7 @@ impl Host for Proxy {
         &'a self,
         target: &'a config::Target,
     ) -> Boxed<'a, Result<(String, Zeroizing<String>), HostError>> {
-        Box::pin(async move { self.authority.leaf(target).map_err(|error| HostError(error.to_string())) })
+        Box::pin(async move { self.authority.issue(target).map_err(|error| HostError(error.to_string())) })
     }
 }
 

@@ -1,0 +1,283 @@
+//! The proxy process: its parts, wired; started, served, and ended in order.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+
+use super::Proxy;
+use crate::{
+    config::{Address, Config},
+    control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
+    model::Subject,
+    policy::{LoadErrors, Reloadable},
+    protocol::{self, ca::Authority, ca::CaError},
+    recording::{Log, OpenError, Options},
+    target::Targets,
+    warden::client::{Handed, Warden, WardenError},
+};
+
+/// How long open sessions may take to see that the agent ends.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Why the proxy could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The privileged half is not there or refuses.
+    #[error("the warden: {0}")]
+    Warden(#[from] WardenError),
+    /// The privileged half has ended, so that nobody can tell who connects.
+    #[error("the warden has ended")]
+    WardenGone,
+    /// The policies have faults.
+    #[error(transparent)]
+    Policies(#[from] LoadErrors),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The agent's own authority cannot be used.
+    #[error(transparent)]
+    Authority(#[from] CaError),
+    /// The control socket cannot be served.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A socket or a signal handler.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs the proxy until it is told to end or the warden does.
+///
+/// # Errors
+/// [`ProxyError`]
+pub async fn run(config: Config) -> Result<(), ProxyError> {
+    let Config { agent, targets, roles, .. } = config;
+    let policy = Arc::new(Reloadable::load(&agent.policies, protocol::FRAGMENTS)?);
+    let authority = Authority::open(&agent.state_dir, &targets)?;
+    let log = Arc::new(Log::open(Options::new(&agent.state_dir))?);
+    let control = control::bind(&agent.runtime_dir)?;
+    let access = Access::new(agent.group.as_deref())?;
+    let mut ends = Ends::new()?;
+
+    let (warden, handed) = Warden::connect(&agent.runtime_dir).await?;
+    let Handed { listeners, liveness } = handed;
+    let proxy = Arc::new(Proxy {
+        warden: warden.clone(),
+        targets: Targets::new(targets),
+        roles,
+        policy: Arc::clone(&policy),
+        liveness: Arc::new(liveness),
+        log: Arc::clone(&log),
+        authority,
+        open: Open::default(),
+    });
+    proxy.targets.resolve(&*proxy).await;
+
+    let mut tasks = JoinSet::new();
+    for listener in listeners {
+        listener.set_nonblocking(true)?;
+        tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
+    }
+    let resolving = Arc::clone(&proxy);
+    tasks.spawn(async move { resolving.targets.keep_resolving(&*resolving).await });
+    let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
+    tasks.spawn(control::serve(control, access, Arc::clone(&running) as Arc<dyn Daemon>));
+    tracing::info!(targets = proxy.targets.all().len(), "serving");
+    // Under systemd: ready. Elsewhere nobody listens.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let ended = tokio::select! {
+        () = ends.next(&policy) => Ok(()),
+        () = warden.gone() => Err(ProxyError::WardenGone),
+    };
+    // No new connections, no answers; the open sessions see their sockets close.
+    tasks.shutdown().await;
+    proxy.open.drain(DRAIN).await;
+    if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await.unwrap_or(Ok(())) {
+        tracing::error!(%error, "the log was not closed in order");
+    }
+    ended
+}
+
+/// The signals of this process.
+struct Ends {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
+}
+
+impl Ends {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT; reloads the policies at each SIGHUP until then.
+    async fn next(&mut self, policy: &Arc<Reloadable>) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => {
+                    let policy = Arc::clone(policy);
+                    let reloaded = tokio::task::spawn_blocking(move || policy.reload()).await;
+                    match reloaded {
+                        Ok(Ok(count)) => tracing::info!(count, "policies reloaded"),
+                        Ok(Err(errors)) => tracing::error!("the old policies stay in force: {errors}"),
+                        Err(panic) => tracing::error!(%panic, "the old policies stay in force"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sessions that are open.
+#[derive(Default)]
+pub struct Open {
+    sessions: Mutex<BTreeMap<String, (Subject, tokio::task::AbortHandle)>>,
+}
+
+impl Open {
+    /// Notes a session and the task that serves it, until what is returned is dropped.
+    pub(super) fn note<'a>(&'a self, subject: &Subject, task: tokio::task::AbortHandle) -> Noted<'a> {
+        self.lock().insert(subject.session.clone(), (subject.clone(), task));
+        Noted { open: self, session: subject.session.clone() }
+    }
+
+    fn on(&self, target: &str) -> u64 {
+        self.lock().values().filter(|(subject, _)| subject.target == target).count() as u64
+    }
+
+    fn of(&self, peer: Peer) -> Vec<OpenSession> {
+        let is_own = |subject: &Subject| {
+            let process = &subject.principal.process;
+            i32::try_from(process.pid) == Ok(peer.pid) && process.uid == peer.uid
+        };
+        self.lock()
+            .values()
+            .filter(|(subject, _)| is_own(subject))
+            .map(|(subject, _)| OpenSession {
+                session: subject.session.clone(),
+                target: subject.target.clone(),
+                roles: subject.principal.roles.clone(),
+            })
+            .collect()
+    }
+
+    /// Ends all sessions, and waits a while for their last records.
+    async fn drain(&self, patience: Duration) {
+        for (_, task) in self.lock().values() {
+            task.abort();
+        }
+        let emptied = async {
+            while !self.lock().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(patience, emptied).await.is_err() {
+            tracing::warn!("some sessions did not end in time");
+        }
+    }
+
+    /// A holder of the lock only looks, inserts or removes: a poisoned map is whole.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Subject, tokio::task::AbortHandle)>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open session's place in the list.
+pub(super) struct Noted<'a> {
+    open: &'a Open,
+    session: String,
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        self.open.lock().remove(&self.session);
+    }
+}
+
+/// The proxy, as the control socket asks it.
+struct Running {
+    proxy: Arc<Proxy>,
+    started: Timestamp,
+    handle: Handle,
+}
+
+impl Daemon for Running {
+    fn status(&self) -> Status {
+        let counters = self.handle.block_on(self.proxy.warden.counters());
+        let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
+        let log = control::LogReport::from(self.proxy.log.status());
+        let problems = targets
+            .iter()
+            .flat_map(|target| target.problems.iter().map(|problem| format!("{}: {problem}", target.name)))
+            .chain(log.problems.iter().cloned())
+            .chain(counters.as_ref().err().map(|error| format!("the warden does not answer: {error}")));
+        let problems: Vec<String> = problems.collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started: self.started,
+            enforcing: match problems.is_empty() {
+                true => "enforcing".into(),
+                false => format!("degraded: {}", problems.join("; ")),
+            },
+            targets,
+            counters: counters.unwrap_or_default(),
+            policies: self.policies(),
+            log,
+        }
+    }
+
+    fn reload(&self) -> Result<Policies, String> {
+        self.proxy.policy.reload().map_err(|errors| errors.to_string())?;
+        Ok(self.policies())
+    }
+
+    fn sessions_of(&self, peer: Peer) -> Vec<OpenSession> {
+        self.proxy.open.of(peer)
+    }
+
+    fn log(&self) -> &Arc<Log> {
+        &self.proxy.log
+    }
+}
+
+impl Running {
+    fn target(&self, index: usize) -> TargetStatus {
+        let target = &self.proxy.targets.all()[index];
+        let literal = target.addresses.iter().filter_map(|address| match address {
+            Address::Socket(socket) => Some(*socket),
+            Address::Name { .. } => None,
+        });
+        let mut addresses: Vec<String> = literal.map(|socket| socket.to_string()).collect();
+        addresses.extend(self.proxy.targets.resolved(index).iter().map(ToString::to_string));
+        TargetStatus {
+            name: target.name.clone(),
+            protocol: target.protocol.clone(),
+            mode: target.mode,
+            addresses,
+            connections: self.proxy.open.on(&target.name),
+            problems: self.proxy.targets.problems(index),
+        }
+    }
+
+    fn policies(&self) -> Policies {
+        use crate::model::Decide;
+        Policies { count: self.proxy.policy.count(), epoch: self.proxy.policy.epoch() }
+    }
+}

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    Liveness, Reason, Unidentified,
+    Liveness, Reason, Unidentified, sys,
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
 };
 use crate::model::{Flow, Process};
@@ -112,7 +112,7 @@ impl Warden {
 
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| unreachable(error.into()))?;
         let inner = Arc::new(Inner {
-            socket: AsyncFd::register(socket).map_err(|error| unreachable(error.into()))?,
+            socket: sys::register(socket).map_err(unreachable)?,
             next: AtomicU64::new(1),
             slots: Semaphore::new(MAX_OPEN_QUESTIONS),
             waiting: Mutex::new(Some(HashMap::new())),

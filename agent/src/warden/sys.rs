@@ -14,6 +14,8 @@ use std::{
     process::Command,
 };
 
+use tokio::io::unix::AsyncFd;
+
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use agent_common::{Destination, DestinationKey, FlowRecord, ProcessEntry, Settings};
@@ -232,6 +234,12 @@ fn statx(directory: RawFd, name: &CStr) -> io::Result<FileStatus> {
         mount: found.stx_mnt_id,
         mode: found.stx_mode,
     })
+}
+
+/// Registers a non-blocking descriptor with the current Tokio runtime.
+pub(super) fn register(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor stays open, and stays the same, for as long as it is owned.
+    Ok(unsafe { AsyncFd::register(descriptor) }?)
 }
 
 /// Receives one message into `buffer`, with the descriptors that came with it. The length is 0 at the end of the connection.

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
     process::Command,
 };
 
@@ -43,13 +44,13 @@ impl Netns {
     /// `ip` failed.
     pub fn new() -> Outcome<Self> {
         let name = unique_name();
-        let undo = Undo::new(format!("ip netns delete {name} 2>/dev/null")).map_err(|error| error.to_string())?;
-        for args in [vec!["netns", "add", &name], vec!["-n", &name, "link", "set", "lo", "up"]] {
-            let done = Command::new("ip").args(&args).output().map_err(|error| format!("ip: {error}"))?;
-            if !done.status.success() {
-                return Err(format!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&done.stderr).trim()));
-            }
-        }
+        let removal = format!("ip netns delete {name} 2>/dev/null");
+        let (undo, made) = Undo::of(removal, || {
+            ip(&["netns", "add", &name])?;
+            ip(&["-n", &name, "link", "set", "lo", "up"])
+        })
+        .map_err(|error| error.to_string())?;
+        made?;
         Ok(Self { name, _undo: undo })
     }
 
@@ -73,11 +74,22 @@ impl Netns {
 /// Not root, or `ip` failed.
 pub fn enter_own_namespace(addresses: &[&str]) -> Outcome {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| format!("network namespace: {error}"))?;
-    Cmd::new("ip").args(["link", "set", "lo", "up"]).ok()?;
+    ip(&["link", "set", "lo", "up"])?;
     for address in addresses.iter().filter(|address| !matches!(**address, "127.0.0.1" | "::1")) {
         let whole = format!("{address}/{}", if address.contains(':') { 128 } else { 32 });
-        let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
-        Cmd::new("ip").args(["address", "add", &whole, "dev", "lo"]).args(nodad).ok()?;
+        let mut words = vec!["address", "add", &whole, "dev", "lo"];
+        // Usable at once.
+        words.extend(address.contains(':').then_some("nodad"));
+        ip(&words)?;
     }
     Ok(())
+}
+
+fn ip(words: &[&str]) -> Outcome {
+    let done = Command::new("ip").args(words).process_group(0).output().map_err(|error| format!("ip: {error}"))?;
+    if done.status.success() {
+        Ok(())
+    } else {
+        Err(format!("ip {}: {}", words.join(" "), String::from_utf8_lossy(&done.stderr).trim()))
+    }
 }

@@ -1,6 +1,6 @@
 //! Python with the drivers that `cargo xtask setup` has installed.
 
-use std::{path::PathBuf, process::Command};
+use std::path::PathBuf;
 
 use crate::{Cmd, Outcome, TempDir};
 
@@ -18,13 +18,8 @@ impl Python {
     pub fn new() -> Outcome<Self> {
         let installed = installed()?;
         let packages = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
-        let copied = Command::new("cp")
-            .args(["-r", "--no-preserve=ownership"])
-            .arg(&installed)
-            .arg(packages.join("packages"))
-            .status()
-            .map_err(|error| format!("cp: {error}"))?;
-        if copied.success() { Ok(Self { packages }) } else { Err(format!("cannot copy {}", installed.display())) }
+        Cmd::new("cp").args(["-r", "--no-preserve=ownership"]).arg(installed).arg(packages.join("packages")).ok()?;
+        Ok(Self { packages })
     }
 
     /// Runs a script, given as text.

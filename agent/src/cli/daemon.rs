@@ -8,7 +8,7 @@ use crate::{
     config::{Config, ConfigErrors, Files},
     protocol,
     session::daemon,
-    warden::{self, WardenError},
+    warden,
 };
 
 /// Options of the agent itself.
@@ -24,7 +24,7 @@ pub struct Options {
 /// # Errors
 /// Why it ended.
 pub fn run(global: &Global, options: &Options) -> Result<(), Failure> {
-    privileged(global, options, warden::Proxy::Child)
+    privileged(global, options, true)
 }
 
 /// The privileged half.
@@ -32,7 +32,7 @@ pub fn run(global: &Global, options: &Options) -> Result<(), Failure> {
 /// # Errors
 /// Why it ended.
 pub fn warden(global: &Global, options: &Options) -> Result<(), Failure> {
-    privileged(global, options, warden::Proxy::Apart)
+    privileged(global, options, false)
 }
 
 /// The half that speaks the protocols.
@@ -47,7 +47,7 @@ pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     runtime.block_on(daemon::run(config)).map_err(|error| Failure::wrong(error.to_string()))
 }
 
-fn privileged(global: &Global, options: &Options, proxy: warden::Proxy) -> Result<(), Failure> {
+fn privileged(global: &Global, options: &Options, spawn_proxy: bool) -> Result<(), Failure> {
     logging::start(options.log_format)?;
     let config = load(global, Files::Check)?;
     // The policies belong to the proxy; but a set that it would refuse is better refused before anything is redirected.
@@ -55,7 +55,7 @@ fn privileged(global: &Global, options: &Options, proxy: warden::Proxy) -> Resul
     if !checked.passed() {
         return Err(Failure::usage(checked.to_string()));
     }
-    warden::run(&config, proxy).map_err(|error: WardenError| Failure::wrong(error.to_string()))
+    warden::run(&config, spawn_proxy).map(drop).map_err(|error| Failure::wrong(error.to_string()))
 }
 
 fn load(global: &Global, files: Files) -> Result<Config, Failure> {

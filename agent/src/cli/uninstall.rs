@@ -1,11 +1,24 @@
 //! `postern uninstall`: removes the redirection from the kernel.
 
 use super::{Failure, Global, output::Out};
+use crate::warden;
 
 /// Removes programs, links and maps.
 ///
 /// # Errors
-/// Something could not be removed.
-pub fn run(_global: &Global, _out: &mut Out) -> Result<(), Failure> {
-    Err(Failure::wrong("`postern uninstall` is not part of this build"))
+/// The agent is running, or something could not be removed.
+pub fn run(global: &Global, out: &mut Out) -> Result<(), Failure> {
+    let pins = global.places()?.pin_dir;
+    let removed = warden::uninstall(&pins).map_err(|error| Failure::wrong(error.to_string()))?;
+    match global.json {
+        true => out.json(&removed)?,
+        false if removed.is_empty() => out.line(format!("{}: nothing is installed", pins.display()))?,
+        false => out.line(format!(
+            "removed {} links and {} maps from {}; connections go to their destinations directly again",
+            removed.links,
+            removed.maps,
+            pins.display()
+        ))?,
+    }
+    Ok(())
 }

@@ -23,7 +23,7 @@ use crate::{
     protocol::{self, ca::Authority, ca::CaError},
     recording::{Log, OpenError, Options},
     target::Targets,
-    warden::client::{Handed, Warden, WardenError},
+    warden::{AskError, Handed, Warden},
 };
 
 /// How long open sessions may take to see that the agent ends.
@@ -34,7 +34,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub enum ProxyError {
     /// The privileged half is not there or refuses.
     #[error("the warden: {0}")]
-    Warden(#[from] WardenError),
+    Warden(#[from] AskError),
     /// The privileged half has ended, so that nobody can tell who connects.
     #[error("the warden has ended")]
     WardenGone,
@@ -68,7 +68,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
     let access = Access::new(agent.group.as_deref())?;
     let mut ends = Ends::new()?;
 
-    let (warden, handed) = Warden::connect(&agent.runtime_dir).await?;
+    let (warden, handed) = Warden::connect(&agent.runtime_dir)?;
     let Handed { listeners, liveness } = handed;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
@@ -84,7 +84,6 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
 
     let mut tasks = JoinSet::new();
     for listener in listeners {
-        listener.set_nonblocking(true)?;
         tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
     }
     let resolving = Arc::clone(&proxy);

@@ -21,7 +21,7 @@ use crate::{
     protocol::{self, Boxed, Connection, Host, HostError, ca::Authority},
     recording::{self, Append, Event, Log},
     target::{Protect, Targets},
-    warden::client::Warden,
+    warden::Warden,
 };
 
 /// Bytes read from a file that the configuration names. Certificates and passwords are far smaller.

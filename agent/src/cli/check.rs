@@ -30,7 +30,7 @@ struct Found {
 /// # Errors
 /// Something is wrong.
 pub fn run(global: &Global, out: &mut Out) -> Result<(), Failure> {
-    let names: Vec<&str> = protocol::names().collect();
+    let names: Vec<&str> = protocol::PROTOCOLS.iter().map(|(name, _)| *name).collect();
     let loaded = Config::load(&global.config, &names, Files::Check);
     let policies = loaded.as_ref().ok().map(|config| policy::check(&config.agent.policies, protocol::FRAGMENTS));
     let unmatched = match (&loaded, &policies) {

@@ -59,6 +59,6 @@ fn privileged(global: &Global, options: &Options, spawn_proxy: bool) -> Result<(
 }
 
 fn load(global: &Global, files: Files) -> Result<Config, Failure> {
-    let names: Vec<&str> = protocol::names().collect();
+    let names: Vec<&str> = protocol::PROTOCOLS.iter().map(|(name, _)| *name).collect();
     Config::load(&global.config, &names, files).map_err(|errors: ConfigErrors| Failure::usage(errors.to_string()))
 }

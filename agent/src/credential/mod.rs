@@ -2,8 +2,11 @@
 //!
 //! *Invariant:* a [`Secret`] cannot be printed or serialised, and its memory is wiped when it goes.
 
+mod keys;
+
 use zeroize::Zeroizing;
 
+pub use self::keys::MaskingKeys;
 use crate::{config::Credential, model::Denial};
 
 /// A password longer than this is something else: a wrong file.

@@ -18,6 +18,7 @@ use super::Proxy;
 use crate::{
     config::{Address, Config},
     control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
+    credential::MaskingKeys,
     model::Subject,
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
@@ -78,6 +79,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
         liveness: Arc::new(liveness),
         log: Arc::clone(&log),
         authority,
+        masking: MaskingKeys::open(&agent.state_dir)?,
         open: Open::default(),
     });
     proxy.targets.resolve(&*proxy).await;

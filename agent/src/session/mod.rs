@@ -13,12 +13,13 @@ use zeroize::Zeroizing;
 
 use crate::{
     config,
-    config::Durability,
+    config::{CredentialSource, Durability},
+    credential::{self, MaskingKeys, Secret},
     gate::Services,
     identity,
     model::{Denial, Flow, Liveness, Principal, Process, Subject},
     policy::Reloadable,
-    protocol::{self, Boxed, Connection, Host, HostError, ca::Authority},
+    protocol::{self, Boxed, Connection, Host, HostError, Login, ca::Authority},
     recording::{self, Append, Event, Log},
     target::{Protect, Targets},
     warden::Warden,
@@ -43,6 +44,8 @@ pub struct Proxy {
     pub log: Arc<Log>,
     /// The agent's own certificate authority.
     pub authority: Authority,
+    /// Keys of the style `hash`.
+    pub masking: MaskingKeys,
     /// The sessions that are open.
     pub open: daemon::Open,
 }
@@ -79,7 +82,7 @@ impl Proxy {
             Ok(target) => target,
             Err(denial) => return self.refuse(&client, None, Some(&principal), &denial),
         };
-        let Some(protocol) = protocol::find(&target.protocol) else {
+        let Some(serve) = protocol::protocol(&target.protocol) else {
             let denial = Denial::closed(format!("this version does not speak {}", target.protocol));
             return self.refuse(&client, Some(&target.name), Some(&principal), &denial);
         };
@@ -91,11 +94,16 @@ impl Proxy {
             target: target.name.clone(),
             mode: target.mode,
         };
-        let destination = principal.flow.destination;
-        let services = self.services(&target);
-        let host: Arc<dyn Host> = Arc::clone(&self) as Arc<dyn Host>;
-        let connection = Connection { client, subject: subject.clone(), destination, target, services, host };
-        let serving = tokio::spawn((protocol.serve)(connection));
+        let connection = Connection {
+            subject: subject.clone(),
+            destination: principal.flow.destination,
+            masking_key: self.masking.of(&target.name),
+            services: self.services(&target),
+            host: Arc::clone(&self) as Arc<dyn Host>,
+            principal,
+            target,
+        };
+        let serving = tokio::spawn(serve(client, connection));
         let _noted = self.open.note(&subject, serving.abort_handle());
         if let Err(error) = serving.await
             && error.is_panic()
@@ -149,6 +157,27 @@ impl Host for Proxy {
         Box::pin(async move {
             let file = self.warden.open(path).await.map_err(|error| HostError(error.to_string()))?;
             read_bounded(file).map_err(|error| HostError(format!("{}: {error}", path.display())))
+        })
+    }
+
+    fn login<'a>(
+        &'a self,
+        target: &'a config::Target,
+        principal: &'a Principal,
+    ) -> Boxed<'a, Result<Login, HostError>> {
+        Box::pin(async move {
+            let CredentialSource::Agent(credentials) = &target.credential else {
+                return Err(HostError(format!("the agent has no login of its own for {}", target.name)));
+            };
+            let chosen = credential::choose(credentials, &principal.roles).map_err(|denial| HostError(denial.reason))?;
+            let password = match &chosen.password_file {
+                Some(path) => {
+                    let bytes = self.read(path).await?;
+                    Some(Secret::from_file(bytes).map_err(|error| HostError(format!("{}: {error}", path.display())))?)
+                }
+                None => None,
+            };
+            Ok(Login { user: chosen.user.clone(), password })
         })
     }
 

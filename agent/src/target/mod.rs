@@ -19,12 +19,14 @@ use crate::{
 /// Time between two resolutions of the targets' names.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 
-/// Addresses kept per name. Old addresses stay protected, so a name that rotates without end needs a bound.
-const ADDRESSES_PER_NAME: usize = 256;
+/// Addresses that the names of a target may have stood for. Old ones stay protected, so a name that rotates without end
+/// needs a bound.
+const MAX_ADDRESSES: usize = 256;
 
 /// Where the addresses of named targets are protected: the seam to the warden.
 pub trait Protect: Send + Sync {
-    /// Protects these addresses, beside those of the configuration, for the target at this index. Nothing is taken away.
+    /// Protects these addresses, beside those of the configuration, for the target at this index, in place of those that
+    /// were given before.
     fn protect<'a>(&'a self, target: u32, addresses: &'a [SocketAddr]) -> Boxed<'a, Result<(), String>>;
 }
 
@@ -133,17 +135,21 @@ impl Targets {
                 socket
             })
             .collect();
-        let known = read(&self.named).get(&index).cloned().unwrap_or_default();
-        let fresh: Vec<SocketAddr> = found.difference(&known).copied().collect();
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        if known.len() + fresh.len() > ADDRESSES_PER_NAME {
-            return Err(format!("unresolved: {host} has had more than {ADDRESSES_PER_NAME} addresses"));
-        }
-        // Known before protected: a connection that is redirected at once must already find its target.
-        write(&self.named).entry(index).or_default().extend(fresh.iter().copied());
-        protect.protect(index as u32, &fresh).await.map_err(|error| format!("unprotected: {host}: {error}"))
+        let all: Vec<SocketAddr> = {
+            // Known before protected: a connection that is redirected at once must already find its target. Old addresses
+            // stay: connections to them may be open, and a name that changes back must not find a gap.
+            let mut named = write(&self.named);
+            let known = named.entry(index).or_default();
+            if found.is_subset(known) {
+                return Ok(());
+            }
+            if known.union(&found).count() > MAX_ADDRESSES {
+                return Err(format!("unresolved: {host} has had more than {MAX_ADDRESSES} addresses"));
+            }
+            known.extend(found);
+            known.iter().copied().collect()
+        };
+        protect.protect(index as u32, &all).await.map_err(|error| format!("unprotected: {host}: {error}"))
     }
 }
 

@@ -37,8 +37,8 @@ impl Secret {
 
     /// The password, for the login and nothing else.
     #[must_use]
-    pub fn expose(&self) -> &[u8] {
-        &self.0
+    pub fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+        self.0
     }
 }
 

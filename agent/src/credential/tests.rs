@@ -1,7 +1,7 @@
 use super::*;
 
 fn secret(bytes: &[u8]) -> Result<Vec<u8>, SecretError> {
-    Secret::from_file(Zeroizing::new(bytes.to_vec())).map(|secret| secret.expose().to_vec())
+    Secret::from_file(Zeroizing::new(bytes.to_vec())).map(|secret| secret.into_bytes().to_vec())
 }
 
 #[test]

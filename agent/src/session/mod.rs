@@ -173,7 +173,9 @@ impl Host for Proxy {
             let password = match &chosen.password_file {
                 Some(path) => {
                     let bytes = self.read(path).await?;
-                    Some(Secret::from_file(bytes).map_err(|error| HostError(format!("{}: {error}", path.display())))?)
+                    let secret = Secret::from_file(bytes)
+                        .map_err(|error| HostError(format!("{}: {error}", path.display())))?;
+                    Some(secret.into_bytes())
                 }
                 None => None,
             };

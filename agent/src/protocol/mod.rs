@@ -23,6 +23,18 @@ use crate::{
 pub const FRAGMENTS: &[Fragment] =
     &[Fragment { name: "postgres", text: include_str!("../../../policies/postgres.cedarschema") }];
 
+/// Serves one connection to its end.
+pub type Serve = fn(TcpStream, Connection) -> Boxed<'static, ()>;
+
+/// The registry: names as in the configuration, and who serves.
+pub const PROTOCOLS: &[(&str, Serve)] = &[("postgres", postgres::serve)];
+
+/// Who serves a protocol.
+#[must_use]
+pub fn protocol(name: &str) -> Option<Serve> {
+    PROTOCOLS.iter().find(|(known, _)| *known == name).map(|(_, serve)| *serve)
+}
+
 /// A boxed future, for traits that are used as objects.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -33,6 +45,11 @@ pub trait Host: Send + Sync {
 
     /// Reads a file that the configuration names: a password, a key, a certificate.
     fn read<'a>(&'a self, file: &'a PathBuf) -> Boxed<'a, Result<Zeroizing<Vec<u8>>, HostError>>;
+
+    /// What the agent logs in with at a target, for a principal: of the target's credentials the first that is for one of its
+    /// roles.
+    fn login<'a>(&'a self, target: &'a config::Target, principal: &'a Principal)
+    -> Boxed<'a, Result<Login, HostError>>;
 
     /// Certificate chain and key (PEM) from the agent's own authority, for names of this target.
     fn certificate<'a>(
@@ -46,10 +63,16 @@ pub trait Host: Send + Sync {
 #[error("{0}")]
 pub struct HostError(pub String);
 
-/// An accepted and identified connection, handed to the protocol of its target.
+/// What the agent logs in with. Has no `Debug`, so that nothing prints it.
+pub struct Login {
+    /// User at the target.
+    pub user: String,
+    /// Password; `None`: the target asks for none.
+    pub password: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// An accepted and identified connection, handed to the protocol of its target with its socket.
 pub struct Connection {
-    /// The client's socket.
-    pub client: TcpStream,
     /// Session id, principal, target name, mode.
     pub subject: Subject,
     /// The same principal.
@@ -58,6 +81,8 @@ pub struct Connection {
     pub destination: SocketAddr,
     /// The target's settings.
     pub target: Arc<config::Target>,
+    /// Key of the target for the style `hash`.
+    pub masking_key: Arc<[u8]>,
     /// For the gate.
     pub services: Services,
     /// For the host's help.

@@ -103,8 +103,8 @@ pub enum TlsError {
 /// [`TlsError`]
 pub async fn accept(stream: TcpStream, chain: &[u8], key: &[u8], alpn: &[u8]) -> Result<Stream, TlsError> {
     let chain = certificates(chain).map_err(|error| TlsError::Material("the certificate", error))?;
-    let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|error| TlsError::Material("the private key", error.to_string()))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Material("the private key", error.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Material("the TLS configuration", error.to_string()))?

@@ -67,7 +67,8 @@ fn the_authority_is_confined_to_the_configured_targets() {
     ] {
         let authority = Authority::open(directory.path(), &[target(&[own])]).expect("authority");
         let (chain, _) = authority.issue(&target(&[foreign])).expect("certificate");
-        let name = foreign.parse::<std::net::SocketAddr>().map_or(foreign.to_owned(), |address| address.ip().to_string());
+        let name =
+            foreign.parse::<std::net::SocketAddr>().map_or(foreign.to_owned(), |address| address.ip().to_string());
         assert!(verify(&authority, &chain, &name).is_err(), "an authority for {own} vouched for {foreign}");
     }
 }
@@ -79,7 +80,8 @@ fn it_is_kept_while_the_names_are_the_same() {
     let first = open(&["orders.db.internal"]).certificate().to_owned();
     assert_eq!(open(&["orders.db.internal"]).certificate(), first);
     assert_ne!(open(&["invoices.db.internal"]).certificate(), first);
-    let mode = |name: &str| fs::metadata(directory.path().join("ca").join(name)).expect(name).permissions().mode() & 0o777;
+    let mode =
+        |name: &str| fs::metadata(directory.path().join("ca").join(name)).expect(name).permissions().mode() & 0o777;
     assert_eq!(mode("ca.key"), 0o600);
     assert_eq!(mode(""), 0o700);
 }

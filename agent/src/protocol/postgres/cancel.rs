@@ -6,10 +6,17 @@ use std::{
     sync::{LazyLock, Mutex, PoisonError},
 };
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use super::{startup::CancelKey, upstream::{self, UpstreamError}};
-use crate::protocol::{Connection, dial::dial, tls::{self, TlsError}};
+use super::{
+    startup::CancelKey,
+    upstream::{self, UpstreamError},
+};
+use crate::{
+    gate::Admission,
+    protocol::{
+        Connection,
+        tls::{self, TlsError},
+    },
+};
 
 /// The keys of all sessions that are open in this process.
 static KEYS: LazyLock<Mutex<HashMap<CancelKey, Session>>> = LazyLock::new(Mutex::default);
@@ -19,6 +26,7 @@ static KEYS: LazyLock<Mutex<HashMap<CancelKey, Session>>> = LazyLock::new(Mutex:
 struct Session {
     target: String,
     destination: SocketAddr,
+    admission: Admission,
     key: CancelKey,
 }
 
@@ -30,7 +38,7 @@ impl Issued {
     ///
     /// # Errors
     /// No random bytes.
-    pub fn new(connection: &Connection, key: CancelKey) -> Result<Self, TlsError> {
+    pub fn new(connection: &Connection, admission: &Admission, key: CancelKey) -> Result<Self, TlsError> {
         let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let [a, b, c, d, secret @ ..]: [u8; 8] = tls::random()?;
@@ -38,8 +46,12 @@ impl Issued {
             let process = u32::from_be_bytes([a & 0x7f, b, c, d]);
             let own = CancelKey { process, secret: u32::from_be_bytes(secret) };
             if let std::collections::hash_map::Entry::Vacant(entry) = keys.entry(own) {
-                let target = connection.target.name.clone();
-                entry.insert(Session { target, destination: connection.destination, key });
+                entry.insert(Session {
+                    target: connection.target.name.clone(),
+                    destination: connection.destination,
+                    admission: admission.clone(),
+                    key,
+                });
                 return Ok(Self(own));
             }
         }
@@ -59,20 +71,19 @@ impl Drop for Issued {
 }
 
 /// Passes a cancel request on to the server of the session that the key belongs to. A key that belongs to none, or to a
-/// session of another target, is ignored, as servers do.
+/// session with another target or server, is ignored, as servers do.
 ///
 /// # Errors
 /// The server cannot be reached.
 pub async fn cancel(connection: &Connection, key: CancelKey) -> Result<(), UpstreamError> {
     let session = KEYS.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-    let Some(session) = session.filter(|session| session.target == connection.target.name) else { return Ok(()) };
-    let stream = dial(&*connection.host, session.destination).await?;
-    let address = session.destination.ip();
-    let mut stream = upstream::upgrade(stream, &*connection.host, &connection.target, address).await?;
-    stream.write_all(&session.key.request()).await?;
-    stream.flush().await?;
+    let same =
+        |session: &Session| session.target == connection.target.name && session.destination == connection.destination;
+    let Some(session) = session.filter(same) else { return Ok(()) };
+    let mut server = upstream::open(connection, &session.admission).await?;
+    server.send(&session.admission.housekeeping(session.key.request()));
     // The server closes once it has sent the signal; the client waits for that too.
-    let mut end = [0; 1];
-    let _closed = stream.read(&mut end).await;
-    Ok(())
+    match server.receive().await {
+        Ok(_) | Err(_) => Ok(()),
+    }
 }

@@ -91,12 +91,6 @@ impl NativeError {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// The sentence.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
     /// As `ErrorResponse`.
     pub fn encode(&self) -> Masked<Bytes> {
         let severity: &[u8] = match self.severity {

@@ -17,12 +17,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    cell::Cell,
-    collections::VecDeque,
-    sync::Arc,
-    time::Instant,
-};
+use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -212,13 +207,7 @@ impl Machine {
         self.waiting.is_none() && matches!(self.client, Client::Reading | Client::Discarding)
     }
 
-    /// Whether a verdict, a recheck or the catalogue is outstanding.
-    #[must_use]
-    pub fn waits_for_driver(&self) -> bool {
-        matches!(self.client, Client::Deciding(_) | Client::Rechecking(_) | Client::Refreshing)
-    }
-
-    /// Whether the snapshot that the machine uses holds changes of a transaction that may yet be rolled back: it must not be
+    /// Whether a transaction is open. A snapshot that is read within it may hold what will be rolled back, and must not be
     /// shared.
     #[must_use]
     pub fn in_transaction(&self) -> bool {

@@ -1,12 +1,249 @@
-//! PostgreSQL, protocol 3.0.
+//! PostgreSQL, protocol 3.0: one connection, top to bottom, is [`serve`].
+//!
+//! *Invariant:* nothing of a client's reaches the server but through the machine and the gate.
 
-pub mod cancel;
-pub mod error;
-pub mod frame;
-pub mod machine;
-pub mod message;
+mod cancel;
+mod database;
+mod error;
+mod frame;
+mod greeting;
+mod machine;
+mod message;
+mod relay;
 pub mod sql;
-pub mod startup;
-pub mod upstream;
-pub mod value;
-pub mod view;
+mod startup;
+mod upstream;
+mod value;
+mod view;
+mod wire;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::BufMut;
+use tokio::net::TcpStream;
+
+use self::{
+    cancel::Issued,
+    database::{Database, DatabaseError, Shared},
+    error::NativeError,
+    frame::server,
+    greeting::{Greeting, GreetingError, greet},
+    machine::{Machine, Start},
+    relay::{Session, relay},
+    sql::Reading,
+    startup::{CancelKey, Startup},
+    upstream::{Upstream, UpstreamError},
+    wire::Client,
+};
+use super::{Boxed, Connection, HostError, tls::TlsError};
+use crate::{
+    config::CredentialSource,
+    gate::{Admission, Gate},
+    masking::without_values,
+    model::{Action, Denial, Mode, Request, Resource, Verdict},
+    recording::{Event, SessionStart},
+};
+
+/// Serves one connection to its end. Whatever goes wrong is told to the client natively, and recorded.
+#[must_use]
+pub fn serve(socket: TcpStream, connection: Connection) -> Boxed<'static, ()> {
+    Box::pin(session(socket, connection))
+}
+
+/// Why there was no session. What the client is told, and what is recorded.
+struct Refusal {
+    native: NativeError,
+    denial: Denial,
+}
+
+async fn session(socket: TcpStream, connection: Connection) {
+    // Small messages go back and forth; waiting to fill a packet would only delay them, so a failure here is only slow.
+    let _delayed = socket.set_nodelay(true);
+    let (mut client, startup) = match greet(&connection, socket).await {
+        Ok(Greeting::Session(client, startup)) => (client, startup),
+        Ok(Greeting::Cancel(key)) => {
+            if let Err(error) = cancel::cancel(&connection, key).await {
+                tracing::warn!(target = %connection.target.name, %error, "a cancel request was not passed on");
+            }
+            return;
+        }
+        Err(error) => return not_greeted(&connection, error).await,
+    };
+    match begin(&connection, &mut client, &startup).await {
+        Ok((session, key)) => {
+            relay(session, client).await;
+            drop(key);
+        }
+        Err(refusal) => {
+            record_refusal(&connection, &refusal.denial);
+            farewell(client, &refusal.native).await;
+        }
+    }
+}
+
+/// From the client's wish to a server that is ready for its first statement.
+async fn begin(
+    connection: &Connection,
+    client: &mut Client,
+    startup: &Startup,
+) -> Result<(Session, Option<Issued>), Refusal> {
+    let (mut gate, admission) = admit(connection)?;
+    let reading =
+        Reading { target: connection.target.name.clone(), database: startup.database.clone(), search_path: None };
+    permit_settings(&mut gate, startup, &reading)?;
+
+    let (upstream, user) = log_in(connection, &admission, startup, client).await?;
+    let Upstream { mut server, greetings, key, encoding, server_is_utf8 } = upstream;
+    let shared = Shared::of(&reading.target, connection.destination, &reading.database);
+    let mut asides = Vec::new();
+    let catalogue = shared.begin(&mut server, &admission, &mut asides).await?;
+    let database = database::database(&reading);
+    let rules = connection.target.columns.clone();
+    let view = Database::new(&shared, catalogue, &rules, reading.clone(), &mut gate).map_err(DatabaseError::from)?;
+    let issued = match key {
+        Some(key) => Some(Issued::new(connection, &admission, key)?),
+        None => None,
+    };
+
+    let session = &connection.subject.session;
+    let started = SessionStart {
+        session: session.clone(),
+        principal: Arc::clone(&connection.principal),
+        target: connection.target.name.clone(),
+        protocol: connection.target.protocol.clone(),
+        mode: connection.subject.mode,
+        rules: admission.rules().to_vec(),
+        client_tls: client.tls(),
+        server_tls: server.tls(),
+        upstream_user: user,
+        client_user: startup.user.clone(),
+        details: BTreeMap::from([("database".to_owned(), startup.database.clone())]),
+    };
+    gate.record(&Event::SessionStarted(Box::new(started)))?;
+    let machine = Machine::new(Start {
+        admission: admission.clone(),
+        mode: connection.subject.mode,
+        session: session.as_str().into(),
+        database,
+        view: view.clone(),
+        encoding,
+        server_is_utf8,
+        key: Arc::clone(&connection.masking_key),
+    });
+    welcome(client, startup, issued.as_ref().map(Issued::key));
+    let mut session = Session { gate, admission, machine, server, view, shared, rules, reading };
+    session.show(greetings.into_iter().chain(asides));
+    Ok((session, issued))
+}
+
+/// Decides whether there may be a session at all.
+fn admit(connection: &Connection) -> Result<(Gate, Admission), Refusal> {
+    let resource = Resource::target(&connection.target.name);
+    let connect = Action { requests: [Request::new("connect", resource)].into(), facts: BTreeMap::new() };
+    Ok(Gate::admit(connection.services.clone(), connection.subject.clone(), &connect)?)
+}
+
+/// Decides every setting of the StartupMessage as if it came by SET.
+fn permit_settings(gate: &mut Gate, startup: &Startup, reading: &Reading) -> Result<(), Refusal> {
+    for (name, value) in &startup.settings {
+        if let Verdict::Deny(denial) = gate.verdict(&sql::setting(name, Some(value), reading))
+            && gate.subject().mode == Mode::Enforce
+        {
+            let reason = format!("setting {name} when connecting: {}", denial.reason);
+            return Err(Denial { reason, ..denial }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Logs in at the target; with the name that was logged in.
+async fn log_in(
+    connection: &Connection,
+    admission: &Admission,
+    startup: &Startup,
+    client: &mut Client,
+) -> Result<(Upstream, String), Refusal> {
+    let Connection { host, target, principal, .. } = connection;
+    if matches!(target.credential, CredentialSource::Client) {
+        let server = upstream::open(connection, admission).await?;
+        return Ok((upstream::relay_login(server, admission, startup, client).await?, startup.user.clone()));
+    }
+    let login = host.login(target, principal).await?;
+    let server = upstream::open(connection, admission).await?;
+    Ok((upstream::login(server, admission, startup, &login).await?, login.user))
+}
+
+/// Lets the client in: it is not asked for a password, since the kernel has said who it is.
+fn welcome(client: &mut Client, startup: &Startup, key: Option<CancelKey>) {
+    if let Some(negotiation) = startup.negotiation() {
+        client.send(&negotiation);
+    }
+    client.send(&without_values(message::write(server::AUTHENTICATION, |body| body.put_u32(0))));
+    if let Some(key) = key {
+        client.send(&without_values(key.announce()));
+    }
+}
+
+async fn not_greeted(connection: &Connection, error: GreetingError) {
+    match error {
+        GreetingError::Left => {}
+        GreetingError::Startup(client, error) => {
+            record_refusal(connection, &Denial::closed(error.to_string()));
+            farewell(*client, &error.native()).await;
+        }
+        GreetingError::Failed(failure) => record_refusal(connection, &Denial::closed(failure.to_string())),
+    }
+}
+
+async fn farewell(mut client: Client, error: &NativeError) {
+    client.send(&error.encode());
+    // A client that is gone needs not be told.
+    let _gone = client.flush().await;
+    client.shutdown().await;
+}
+
+fn record_refusal(connection: &Connection, denial: &Denial) {
+    let event = Event::ConnectionRefused {
+        target: Some(connection.target.name.clone()),
+        principal: Some(Arc::clone(&connection.principal)),
+        reason: denial.reason.clone(),
+        rule: denial.rule.clone(),
+    };
+    if let Err(error) = connection.services.log.append(&event) {
+        tracing::error!(target = %connection.target.name, %error, "a refused connection is not in the log");
+    }
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self { native: NativeError::denied(&denial).and_end(), denial }
+    }
+}
+
+impl From<UpstreamError> for Refusal {
+    fn from(error: UpstreamError) -> Self {
+        Self { native: error.native(), denial: Denial::closed(error.to_string()) }
+    }
+}
+
+impl From<HostError> for Refusal {
+    fn from(error: HostError) -> Self {
+        UpstreamError::from(error).into()
+    }
+}
+
+impl From<TlsError> for Refusal {
+    fn from(error: TlsError) -> Self {
+        UpstreamError::from(error).into()
+    }
+}
+
+impl From<DatabaseError> for Refusal {
+    fn from(error: DatabaseError) -> Self {
+        let reason = error.to_string();
+        Self {
+            native: NativeError::fatal(error::CONFIGURATION, format!("Postern: {reason}")),
+            denial: Denial::closed(reason),
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! *Invariant:* no error holds a secret, and no secret leaves but as the login's own answer; in plaintext only to a server
 //! that TLS has made out.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use postgres_protocol::authentication::{
     md5_hash,
     sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
@@ -13,16 +13,18 @@ use zeroize::Zeroizing;
 
 use super::{
     error::{self, NativeError},
-    frame::{self, Fields, Frame, FrameError, Malformed, client, server},
+    frame::{Fields, Frame, Malformed, client, server},
     message::{self, error_fields, parameter_status, put_string},
     startup::{CancelKey, Startup, ssl_request},
     view::Encoding,
+    wire::{Client, Server, WireError},
 };
 use crate::{
     config::{Address, Target, TlsMode},
-    gate::{Admission, Released},
+    gate::Admission,
+    masking::without_values,
     protocol::{
-        Connection, Host, HostError,
+        Connection, HostError, Login,
         dial::{DialError, dial},
         tls::{self, Stream, TlsError},
     },
@@ -89,9 +91,12 @@ impl From<Malformed> for UpstreamError {
     }
 }
 
-impl From<FrameError> for UpstreamError {
-    fn from(_: FrameError) -> Self {
-        Self::Protocol
+impl From<WireError> for UpstreamError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Broken(error) => Self::Broken(error),
+            WireError::Frame(_) => Self::Protocol,
+        }
     }
 }
 
@@ -127,21 +132,13 @@ impl UpstreamError {
     }
 }
 
-/// What the agent logs in with.
-pub struct Login {
-    /// User.
-    pub user: String,
-    /// Password, if the configuration has one.
-    pub password: Option<Zeroizing<Vec<u8>>>,
-}
-
 /// A server that is ready for its first query.
 pub struct Upstream {
     /// The connection.
-    pub wire: Wire,
+    pub server: Server,
     /// `ParameterStatus` and `NoticeResponse` messages of the login, in order.
     pub greetings: Vec<Frame>,
-    /// The server's own cancel key.
+    /// The server's own cancel key, if it gave one.
     pub key: Option<CancelKey>,
     /// Encoding of the client's texts.
     pub encoding: Encoding,
@@ -149,78 +146,30 @@ pub struct Upstream {
     pub server_is_utf8: bool,
 }
 
-/// A connection to a server, read message by message.
-pub struct Wire {
-    /// The connection.
-    pub stream: Stream,
-    /// What was read and not used.
-    pub buffer: BytesMut,
-}
-
-impl Wire {
-    /// Sends.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub async fn send(&mut self, bytes: &Released) -> Result<(), UpstreamError> {
-        self.stream.write_all(bytes.bytes()).await?;
-        Ok(self.stream.flush().await?)
-    }
-
-    /// The next message.
-    ///
-    /// # Errors
-    /// The connection broke, or what came is no message.
-    pub async fn receive(&mut self) -> Result<Frame, UpstreamError> {
-        loop {
-            if let Some(frame) = frame::take(&mut self.buffer, frame::server_limit)? {
-                return Ok(frame);
-            }
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err(UpstreamError::Broken(std::io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-    }
-}
-
 /// Dials the target of a connection, and makes TLS as the configuration says. Needs the admission, like all that goes there.
 ///
 /// # Errors
 /// [`UpstreamError`]
-pub async fn open(connection: &Connection, admission: &Admission) -> Result<Wire, UpstreamError> {
-    let _ = admission;
-    let stream = dial(&*connection.host, connection.destination).await?;
-    let stream = upgrade(stream, &*connection.host, &connection.target, connection.destination.ip()).await?;
-    Ok(Wire { stream, buffer: BytesMut::new() })
-}
-
-/// Upgrades a connection to TLS, unless the configuration wants none.
-///
-/// # Errors
-/// [`UpstreamError`]
-pub async fn upgrade(
-    mut stream: tokio::net::TcpStream,
-    host: &dyn Host,
-    target: &Target,
-    address: std::net::IpAddr,
-) -> Result<Stream, UpstreamError> {
+pub async fn open(connection: &Connection, admission: &Admission) -> Result<Server, UpstreamError> {
+    let Connection { host, target, destination, .. } = connection;
+    let mut stream = dial(&**host, *destination).await?;
     if target.tls.mode == TlsMode::Disable {
-        return Ok(Stream::Plain(stream));
+        return Ok(Server::new(Stream::Plain(stream)));
     }
     let authorities = match &target.tls.ca {
         Some(file) => Some(host.read(file).await?),
         None => None,
     };
-    stream.write_all(&ssl_request()).await?;
+    stream.write_all(admission.housekeeping(ssl_request()).bytes()).await?;
     // One byte, and no more: what follows belongs to TLS.
     match stream.read_u8().await? {
         b'S' => {}
         b'N' => return Err(UpstreamError::NoTls),
         _ => return Err(UpstreamError::Protocol),
     }
-    let name = server_name(target, address);
+    let name = server_name(target, destination.ip());
     let authorities = authorities.as_deref().map(Vec::as_slice);
-    Ok(tls::connect(stream, target.tls.mode, authorities, &name, ALPN).await?)
+    Ok(Server::new(tls::connect(stream, target.tls.mode, authorities, &name, ALPN).await?))
 }
 
 /// The name to expect in the server's certificate: as configured, else the first host name of the target, else the address.
@@ -237,19 +186,19 @@ fn server_name(target: &Target, address: std::net::IpAddr) -> String {
 /// # Errors
 /// [`UpstreamError`]
 pub async fn login(
-    mut wire: Wire,
+    mut server: Server,
     admission: &Admission,
     startup: &Startup,
     login: &Login,
 ) -> Result<Upstream, UpstreamError> {
-    wire.send(&admission.housekeeping(startup.upstream(&login.user))).await?;
-    let mut authentication = Authentication { login, tls: wire.stream.tls().is_some(), scram: None, proven: true };
+    server.send(&admission.housekeeping(startup.upstream(&login.user)));
+    let mut authentication = Authentication { login, tls: server.tls().is_some(), scram: None, proven: true };
     for _ in 0..LOGIN_MESSAGES {
-        let frame = wire.receive().await?;
+        let frame = server.receive().await?;
         match frame.kind {
             server::AUTHENTICATION => match authentication.answer(frame.body())? {
-                Some(Answer::Send(bytes)) => wire.send(&admission.housekeeping(bytes)).await?,
-                Some(Answer::Done) => return ready(wire).await,
+                Some(Answer::Send(bytes)) => server.send(&admission.housekeeping(bytes)),
+                Some(Answer::Done) => return ready(server).await,
                 None => {}
             },
             server::ERROR_RESPONSE => return Err(refusal(&frame)),
@@ -260,15 +209,66 @@ pub async fn login(
     Err(UpstreamError::Protocol)
 }
 
+/// Relays the client's own login, where the agent has no credential: only in observe mode.
+///
+/// # Errors
+/// [`UpstreamError`]; the client has been told if it was refused.
+pub async fn relay_login(
+    mut server: Server,
+    admission: &Admission,
+    startup: &Startup,
+    client: &mut Client,
+) -> Result<Upstream, UpstreamError> {
+    server.send(&admission.housekeeping(startup.upstream(&startup.user)));
+    for _ in 0..LOGIN_MESSAGES {
+        let frame = server.receive().await?;
+        match frame.kind {
+            server::AUTHENTICATION => match Fields::new(frame.body()).unsigned()? {
+                0 => return ready(server).await,
+                // The last word of SASL is the server's.
+                12 => client.send(&without_values(frame.bytes)),
+                method => {
+                    let asked = if method == 10 { without_channel_binding(&frame)? } else { frame.bytes };
+                    client.send(&without_values(asked));
+                    client.flush().await?;
+                    server.send(&admission.housekeeping(client.password().await?.bytes));
+                }
+            },
+            server::ERROR_RESPONSE => return Err(refusal(&frame)),
+            server::NOTICE_RESPONSE => {}
+            _ => return Err(UpstreamError::Protocol),
+        }
+    }
+    Err(UpstreamError::Protocol)
+}
+
+/// `AuthenticationSASL` without the mechanisms that bind to a channel: the client's and the server's are two.
+fn without_channel_binding(frame: &Frame) -> Result<Bytes, Malformed> {
+    let mut fields = Fields::new(frame.body());
+    let method = fields.unsigned()?;
+    let mut mechanisms = Vec::new();
+    while fields.left() > 1 {
+        mechanisms.push(fields.string()?);
+    }
+    mechanisms.retain(|mechanism| !mechanism.ends_with(b"-PLUS"));
+    Ok(message::write(server::AUTHENTICATION, |body| {
+        body.put_u32(method);
+        for mechanism in mechanisms {
+            put_string(body, mechanism);
+        }
+        body.put_u8(0);
+    }))
+}
+
 /// Reads what a server says once it has accepted a login, up to its first `ReadyForQuery`.
 ///
 /// # Errors
 /// [`UpstreamError`]
-pub async fn ready(mut wire: Wire) -> Result<Upstream, UpstreamError> {
+pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
     let mut greetings = Vec::new();
     let (mut key, mut encoding, mut server_is_utf8) = (None, Encoding::Ascii, false);
     for _ in 0..LOGIN_MESSAGES {
-        let frame = wire.receive().await?;
+        let frame = server.receive().await?;
         match frame.kind {
             server::PARAMETER_STATUS => {
                 match parameter_status(frame.body())? {
@@ -286,7 +286,7 @@ pub async fn ready(mut wire: Wire) -> Result<Upstream, UpstreamError> {
             server::NOTICE_RESPONSE => greetings.push(frame),
             server::BACKEND_KEY_DATA => key = Some(CancelKey::read(frame.body())?),
             server::READY_FOR_QUERY if frame.body() == b"I" => {
-                return Ok(Upstream { wire, greetings, key, encoding, server_is_utf8 });
+                return Ok(Upstream { server, greetings, key, encoding, server_is_utf8 });
             }
             server::ERROR_RESPONSE => return Err(refusal(&frame)),
             _ => return Err(UpstreamError::Protocol),
@@ -304,7 +304,11 @@ pub fn refusal(frame: &Frame) -> UpstreamError {
         String::from_utf8_lossy(found).into_owned()
     };
     let code = field(b'C');
-    if code.starts_with("28") { UpstreamError::Refused(code) } else { UpstreamError::Session { code, message: field(b'M') } }
+    if code.starts_with("28") {
+        UpstreamError::Refused(code)
+    } else {
+        UpstreamError::Session { code, message: field(b'M') }
+    }
 }
 
 /// What to do about a message of the server.

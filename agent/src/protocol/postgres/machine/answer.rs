@@ -7,12 +7,7 @@ use bytes::Bytes;
 use crate::{
     masking::{self, Cover, Covers, Masked, Unreadable},
     model::{Mode, Style},
-    protocol::postgres::{
-        message::Column,
-        sql,
-        value::Rows,
-        view::View,
-    },
+    protocol::postgres::{message::Column, sql, value::Rows, view::View},
     recording::{Event, Failure},
 };
 
@@ -47,7 +42,13 @@ pub struct UnknownOrigin;
 
 impl Answer {
     /// Before the server has described anything: rows are clear only where the statement's proof alone makes them so.
-    pub fn undescribed(view: &dyn View, mode: Mode, statement: Option<&sql::Statement>, part: usize, rows: Rows) -> Self {
+    pub fn undescribed(
+        view: &dyn View,
+        mode: Mode,
+        statement: Option<&sql::Statement>,
+        part: usize,
+        rows: Rows,
+    ) -> Self {
         let clear = proof(statement, part) == Some(&sql::Answer::Clear);
         let untouched = clear && statement.is_some_and(|statement| statement.parameters_clear);
         let open = mode == Mode::Observe || clear || !view.hides();

@@ -10,8 +10,7 @@ use bytes::Bytes;
 use super::{
     Ask, Client, Close, Expect, Frame, Machine, NativeError, Question, Step,
     answer::{Answer, Operation},
-    error, frame,
-    from_client,
+    error, frame, from_client,
     names::{Bound, Change, Lookup, NAME_LENGTH, NAMES, Portal, Prepared, Understood},
     pending::PENDING,
 };
@@ -136,9 +135,15 @@ impl Machine {
                 Ok(Outcome::Done)
             }
             from_client::FUNCTION_CALL => {
-                let refusal = Denial::closed("FunctionCall is not supported")
-                    .with_hint("Call the function with SELECT.");
-                Ok(self.ask(Ask::Refuse(refusal), opaque(&self.start.database, "FunctionCall"), Vec::new(), frame.bytes, Deciding::Call))
+                let refusal =
+                    Denial::closed("FunctionCall is not supported").with_hint("Call the function with SELECT.");
+                Ok(self.ask(
+                    Ask::Refuse(refusal),
+                    opaque(&self.start.database, "FunctionCall"),
+                    Vec::new(),
+                    frame.bytes,
+                    Deciding::Call,
+                ))
             }
             // Copying is refused, so these are left over from it; the server drops them too. What is only observed passes.
             _ => {
@@ -272,10 +277,9 @@ impl Machine {
         if !portal.understood.holds(self.stamp) {
             let again = match &bound.prepared.text {
                 Some(text) => self.understand(text),
-                None => Some(Understood {
-                    statement: Arc::new(incomprehensible(&self.start.database)),
-                    stamp: self.stamp,
-                }),
+                None => {
+                    Some(Understood { statement: Arc::new(incomprehensible(&self.start.database)), stamp: self.stamp })
+                }
             };
             let Some(again) = again else { return Ok(Outcome::Wait(frame)) };
             if !same(&again.statement, &portal.understood.statement) && !self.observes() {
@@ -336,14 +340,7 @@ impl Machine {
     }
 
     /// Carries out what was permitted.
-    pub(super) fn permitted(
-        &mut self,
-        deciding: Deciding,
-        released: Released,
-        number: u64,
-        epoch: u64,
-        now: Instant,
-    ) {
+    pub(super) fn permitted(&mut self, deciding: Deciding, released: Released, number: u64, epoch: u64, now: Instant) {
         let session = Arc::clone(&self.start.session);
         let (view, mode) = (Arc::clone(&self.start.view), self.start.mode);
         let undescribed = |statement: Option<&Statement>, rows| Answer::undescribed(&*view, mode, statement, 0, rows);
@@ -373,17 +370,14 @@ impl Machine {
                 let Some((prepared, understood)) = bound else {
                     return self.expect(Expect::Bind, Vec::new(), false);
                 };
-                let mut answer = undescribed(Some(&understood.statement), Rows::bound(prepared.column_types(), results));
+                let mut answer =
+                    undescribed(Some(&understood.statement), Rows::bound(prepared.column_types(), results));
                 answer.columns = prepared.column_names();
                 let by_origin = answer.shown.is_none() || answer.logged.is_none();
                 let statement = Some(Arc::clone(&understood.statement));
                 let operation = Mutex::new(Operation::new(session, number, statement, answer, now));
                 let portal = Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation }) });
-                self.expect(
-                    Expect::Bind,
-                    vec![vec![Change::Portal(Arc::clone(&name), Arc::clone(&portal))]],
-                    false,
-                );
+                self.expect(Expect::Bind, vec![vec![Change::Portal(Arc::clone(&name), Arc::clone(&portal))]], false);
                 if by_origin {
                     // A description of the statement would do for its columns, but not for where they come from: the server
                     // may have analysed it again since. That of the portal is what will run.
@@ -411,9 +405,15 @@ impl Machine {
 
     /// A text that cannot be read in the client's encoding, or not as the server would.
     fn unreadable(&mut self, frame: Frame, deciding: Deciding) -> Outcome {
-        let denial = Denial::closed("the text cannot be read in the client's encoding")
-            .with_hint("Use client_encoding UTF8.");
-        self.ask(Ask::Refuse(denial), opaque(&self.start.database, "(unreadable text)"), Vec::new(), frame.bytes, deciding)
+        let denial =
+            Denial::closed("the text cannot be read in the client's encoding").with_hint("Use client_encoding UTF8.");
+        self.ask(
+            Ask::Refuse(denial),
+            opaque(&self.start.database, "(unreadable text)"),
+            Vec::new(),
+            frame.bytes,
+            deciding,
+        )
     }
 
     /// The text of these bytes, if the server understands them as we do.
@@ -532,10 +532,7 @@ impl Machine {
     fn changes(&self, understood: &Understood) -> (Vec<Vec<Change>>, bool) {
         let changing = |part: &sql::Part| matches!(part.effect, Effect::ChangesCatalogue | Effect::Discard);
         let catalogue = understood.statement.parts.iter().any(changing);
-        let of = |statement: &Arc<Statement>| Understood {
-            statement: Arc::clone(statement),
-            stamp: understood.stamp,
-        };
+        let of = |statement: &Arc<Statement>| Understood { statement: Arc::clone(statement), stamp: understood.stamp };
         let changes = understood.statement.parts.iter().map(|part| match &part.effect {
             Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut => Vec::new(),
             Effect::Prepare { name, statement } => {

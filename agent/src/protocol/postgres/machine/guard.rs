@@ -73,10 +73,7 @@ pub fn report(frame: &Frame, masks: bool, hide: bool) -> Result<Report, Malforme
     let severity = if field(b'V').is_empty() { field(b'S') } else { field(b'V') };
     Ok(Report {
         client,
-        failure: Failure {
-            code: String::from_utf8_lossy(state).into_owned(),
-            message: without_values(message),
-        },
+        failure: Failure { code: String::from_utf8_lossy(state).into_owned(), message: without_values(message) },
         fatal: frame.kind == server::ERROR_RESPONSE && matches!(severity, b"FATAL" | b"PANIC"),
     })
 }

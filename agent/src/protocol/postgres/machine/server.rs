@@ -49,7 +49,10 @@ impl From<UnknownOrigin> for Fault {
 
 /// The record of an operation whose pipeline failed before the server came to it.
 pub(super) fn not_run() -> Failure {
-    Failure { code: "25P02".into(), message: without_values("not run: an earlier message of its pipeline failed".into()) }
+    Failure {
+        code: "25P02".into(),
+        message: without_values("not run: an earlier message of its pipeline failed".into()),
+    }
 }
 
 impl Machine {
@@ -76,7 +79,9 @@ impl Machine {
             Fault::Unexpected => ("the target answered what was not asked", "unexpected message"),
             Fault::Copy => ("the target began to copy, which Postern does not support", "copy"),
             Fault::Undescribed => ("rows came that cannot be proven free of masked columns", "undescribed rows"),
-            Fault::Unknown => ("a column comes from a table that Postern does not know yet: connect again", "unknown table"),
+            Fault::Unknown => {
+                ("a column comes from a table that Postern does not know yet: connect again", "unknown table")
+            }
             Fault::Setting(what) => (*what, "unsafe setting"),
         };
         if matches!(fault, Fault::Unknown) {
@@ -146,8 +151,7 @@ impl Machine {
                 self.record(flushed);
             }
             (Expect::Query(operation), server::DATA_ROW) => {
-                let (shown, event) =
-                    operation.row(&self.start.key, frame.bytes).map_err(|_| Fault::Undescribed)?;
+                let (shown, event) = operation.row(&self.start.key, frame.bytes).map_err(|_| Fault::Undescribed)?;
                 self.record(event);
                 self.to_client(shown);
                 return Ok(());
@@ -318,7 +322,9 @@ impl Machine {
                 self.uncommitted |= catalogue;
                 self.record(operation.finish(now));
             }
-            Some(Pending { expect: Expect::Sync | Expect::Anything | Expect::Refused { simple: true, .. }, .. }) => {}
+            Some(Pending {
+                expect: Expect::Sync | Expect::Anything | Expect::Refused { simple: true, .. }, ..
+            }) => {}
             _ => return Err(Fault::Unexpected),
         }
         if self.uncommitted && status != self.status {

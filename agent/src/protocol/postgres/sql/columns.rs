@@ -1,9 +1,6 @@
 //! References to columns: whether they are hidden, and whether they read a table that is written.
 
-use pg_query::{
-    NodeEnum,
-    protobuf::ColumnRef,
-};
+use pg_query::{NodeEnum, protobuf::ColumnRef};
 
 use super::{
     names::text,
@@ -78,7 +75,12 @@ impl Walker<'_> {
         let mut hidden = None;
         for item in self.scopes.last().into_iter().flatten().filter(|item| !item.shadow) {
             if place == Place::Inside {
-                hidden = item.relations.iter().find(|relation| masking.hides_in(relation.oid)).map(|r| r.name.clone()).or(hidden);
+                hidden = item
+                    .relations
+                    .iter()
+                    .find(|relation| masking.hides_in(relation.oid))
+                    .map(|r| r.name.clone())
+                    .or(hidden);
             }
             mark(&mut self.written, item);
         }

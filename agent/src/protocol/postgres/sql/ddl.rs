@@ -3,9 +3,9 @@
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
-        AlterTableCmd, AlterTableStmt, AlterTableType, ColumnDef, Constraint, CreateStmt, CreateTableAsStmt, CreateTrigStmt,
-        DropBehavior, DropStmt, GrantStmt, GrantTargetType, IndexStmt, ObjectType, PartitionBoundSpec, PartitionCmd,
-        PartitionElem, PartitionRangeDatum, RangeVar, TableLikeClause, ViewStmt,
+        AlterTableCmd, AlterTableStmt, AlterTableType, ColumnDef, Constraint, CreateStmt, CreateTableAsStmt,
+        CreateTrigStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType, IndexStmt, ObjectType, PartitionBoundSpec,
+        PartitionCmd, PartitionElem, PartitionRangeDatum, RangeVar, TableLikeClause, ViewStmt,
     },
 };
 
@@ -262,7 +262,8 @@ impl Walker<'_> {
     }
 
     fn create_index(&mut self, statement: &IndexStmt) {
-        let IndexStmt { relation, index_params, index_including_params, where_clause, exclude_op_names, .. } = statement;
+        let IndexStmt { relation, index_params, index_including_params, where_clause, exclude_op_names, .. } =
+            statement;
         self.alter(relation.as_ref());
         for element in index_params.iter().chain(index_including_params) {
             self.index_element(element);
@@ -466,7 +467,8 @@ impl Walker<'_> {
 
     fn ask_functions(&mut self, action: &str, name: &[Node]) {
         let Some((schema, name)) = split(name) else { return self.opaque("a function") };
-        let mut schemas: Vec<_> = self.functions(schema, name).iter().map(|function| function.schema.as_str()).collect();
+        let mut schemas: Vec<_> =
+            self.functions(schema, name).iter().map(|function| function.schema.as_str()).collect();
         if schemas.is_empty() {
             self.findings.unknown_names = true;
             schemas.push(schema.unwrap_or(requests::NOWHERE));

@@ -3,8 +3,8 @@
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
-        AExpr, AExprKind, AIndices, AIndirection, CaseExpr, CaseWhen, FuncCall, JoinExpr, NamedArgExpr, ResTarget, RowExpr,
-        SortBy, SubLink, TypeCast, WindowDef, XmlExpr, XmlSerialize,
+        AExpr, AExprKind, AIndices, AIndirection, CaseExpr, CaseWhen, FuncCall, JoinExpr, NamedArgExpr, ResTarget,
+        RowExpr, SortBy, SubLink, TypeCast, WindowDef, XmlExpr, XmlSerialize,
     },
 };
 

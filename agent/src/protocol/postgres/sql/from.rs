@@ -118,25 +118,21 @@ impl<'a> Walker<'a> {
     }
 
     fn join(&mut self, join: &JoinExpr) {
-        let JoinExpr {
-            jointype: _,
-            is_natural,
-            larg,
-            rarg,
-            using_clause,
-            join_using_alias,
-            quals,
-            alias,
-            rtindex: _,
-        } = join;
+        let JoinExpr { jointype: _, is_natural, larg, rarg, using_clause, join_using_alias, quals, alias, rtindex: _ } =
+            join;
         let first = self.scopes.last().map_or(0, Vec::len);
         for side in [larg, rarg].into_iter().flatten() {
             self.from_item(side);
         }
         self.maybe(quals.as_deref());
         let masking = self.proof.masking();
-        let joined: Vec<_> =
-            self.scopes.last().into_iter().flat_map(|scope| scope.iter().skip(first)).flat_map(|item| &item.relations).collect();
+        let joined: Vec<_> = self
+            .scopes
+            .last()
+            .into_iter()
+            .flat_map(|scope| scope.iter().skip(first))
+            .flat_map(|item| &item.relations)
+            .collect();
         let hides = joined.iter().any(|relation| masking.hides_in(relation.oid));
         let column = using(join)
             .find(|column| joined.iter().any(|relation| masking.hides_column(relation.oid, column)))
@@ -195,7 +191,9 @@ impl<'a> Walker<'a> {
     }
 
     fn xml_column(&mut self, column: &Node) {
-        let Some(NodeEnum::RangeTableFuncCol(column)) = &column.node else { return self.opaque("a column of XMLTABLE") };
+        let Some(NodeEnum::RangeTableFuncCol(column)) = &column.node else {
+            return self.opaque("a column of XMLTABLE");
+        };
         let RangeTableFuncCol {
             colname: _,
             type_name,

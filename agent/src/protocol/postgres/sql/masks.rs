@@ -9,11 +9,7 @@ use super::{
     catalogue::{Catalogue, Kind, Relation},
     relations,
 };
-use crate::{
-    config::ColumnRule,
-    masking::Cover,
-    model::Style,
-};
+use crate::{config::ColumnRule, masking::Cover, model::Style};
 
 /// A column that the configuration masks, itself or by inheritance.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -40,11 +40,7 @@ impl<'a> Walker<'a> {
                 Some(schema) => relation.schema == schema,
                 None => self.reachable(&relation.schema),
             })
-            .map(|relation| Candidate {
-                schema: relation.schema.clone(),
-                name: name.into(),
-                relation: Some(relation),
-            })
+            .map(|relation| Candidate { schema: relation.schema.clone(), name: name.into(), relation: Some(relation) })
             .collect();
         if !found.is_empty() {
             return found;

@@ -55,9 +55,13 @@ impl<'a> Proof<'a> {
             _ if matches!(relation.schema.as_str(), "pg_catalog" | "information_schema") => {
                 self.obscure(format!("{name} may show values of masked columns"));
             }
-            Kind::View => self.obscure(format!("{name} is a view, and what it shows cannot be proven free of masked columns")),
+            Kind::View => {
+                self.obscure(format!("{name} is a view, and what it shows cannot be proven free of masked columns"))
+            }
             Kind::Foreign => {
-                self.obscure(format!("{name} is a foreign table, and what it shows cannot be proven free of masked columns"));
+                self.obscure(format!(
+                    "{name} is a foreign table, and what it shows cannot be proven free of masked columns"
+                ));
             }
             Kind::Table | Kind::Sequence | Kind::Index => {}
         }

@@ -3,9 +3,9 @@
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
-        CmdType, CommonTableExpr, CteCycleClause, DeleteStmt, IndexElem, InferClause, InsertStmt, IntoClause, LockingClause,
-        MergeStmt, MergeWhenClause, OnConflictAction, OnConflictClause, RangeVar, ResTarget, ReturningClause, SelectStmt,
-        SetOperation, UpdateStmt, WithClause,
+        CmdType, CommonTableExpr, CteCycleClause, DeleteStmt, IndexElem, InferClause, InsertStmt, IntoClause,
+        LockingClause, MergeStmt, MergeWhenClause, OnConflictAction, OnConflictClause, RangeVar, ResTarget,
+        ReturningClause, SelectStmt, SetOperation, UpdateStmt, WithClause,
     },
 };
 
@@ -119,7 +119,9 @@ impl<'a> Walker<'a> {
                 _ => Some(key),
             };
             match key.and_then(|key| key.node.as_ref()) {
-                Some(NodeEnum::AConst(_)) => self.proof.hidden(column, "in a statement that sorts or groups by position"),
+                Some(NodeEnum::AConst(_)) => {
+                    self.proof.hidden(column, "in a statement that sorts or groups by position")
+                }
                 Some(NodeEnum::ColumnRef(reference)) if reference.fields.len() == 1 => {
                     let name = reference.fields.first().and_then(super::names::text);
                     if let Some((_, column)) = hidden.iter().find(|(alias, _)| Some(alias.as_str()) == name) {
@@ -137,10 +139,11 @@ impl<'a> Walker<'a> {
         let masking = self.proof.masking();
         let column = reference.fields.last()?;
         let name = super::names::text(column);
-        let hides = self.scopes.last().into_iter().flatten().flat_map(|item| &item.relations).any(|relation| match name {
-            Some(name) => masking.hides_column(relation.oid, name),
-            None => masking.hides_in(relation.oid),
-        });
+        let hides =
+            self.scopes.last().into_iter().flatten().flat_map(|item| &item.relations).any(|relation| match name {
+                Some(name) => masking.hides_column(relation.oid, name),
+                None => masking.hides_in(relation.oid),
+            });
         hides.then(|| name.unwrap_or("*").to_owned())
     }
 
@@ -164,9 +167,11 @@ impl<'a> Walker<'a> {
                 let item = self.scopes.last().into_iter().flatten().find(|item| item.name == *relname);
                 match item {
                     Some(item) if !item.relations.is_empty() => {
-                        locked.extend(item.relations.iter().map(|relation| {
-                            super::requests::table(self.reading, &relation.schema, &relation.name)
-                        }));
+                        locked.extend(
+                            item.relations
+                                .iter()
+                                .map(|relation| super::requests::table(self.reading, &relation.schema, &relation.name)),
+                        );
                     }
                     // A subquery, or nothing that is known: whatever was read.
                     _ => locked.extend_from_slice(&self.read[first_read..]),
@@ -247,8 +252,15 @@ impl<'a> Walker<'a> {
     }
 
     fn insert(&mut self, statement: &InsertStmt, outermost: bool) {
-        let InsertStmt { relation, cols, select_stmt, on_conflict_clause, returning_clause, with_clause, r#override: _ } =
-            statement;
+        let InsertStmt {
+            relation,
+            cols,
+            select_stmt,
+            on_conflict_clause,
+            returning_clause,
+            with_clause,
+            r#override: _,
+        } = statement;
         let ctes = self.with(with_clause.as_ref());
         self.subquery(select_stmt.as_deref());
         if let Some((candidates, written)) = self.write(relation.as_ref(), "sql:insert") {

@@ -35,8 +35,11 @@ where
     R: IntoIterator<Item = Request>,
     S: IntoIterator<Item = String>,
 {
-    let findings =
-        Findings { requests: requests.into_iter().collect(), settings: settings.into_iter().collect(), ..Findings::default() };
+    let findings = Findings {
+        requests: requests.into_iter().collect(),
+        settings: settings.into_iter().collect(),
+        ..Findings::default()
+    };
     findings.into_action()
 }
 

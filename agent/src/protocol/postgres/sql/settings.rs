@@ -39,9 +39,25 @@ const HARMLESS: &[&str] = &[
 const IDENTITY: &[&str] = &["role", "session_authorization"];
 
 /// Encodings in which a byte below 0x80 may be part of a longer character, so that a quote need not be a quote.
-const UNSAFE_ENCODINGS: &[&str] =
-    &["big5", "gb18030", "gbk", "johab", "mskanji", "shiftjis", "shiftjis2004", "sjis", "uhc", "win932", "win936",
-      "win949", "win950", "windows932", "windows936", "windows949", "windows950"];
+const UNSAFE_ENCODINGS: &[&str] = &[
+    "big5",
+    "gb18030",
+    "gbk",
+    "johab",
+    "mskanji",
+    "shiftjis",
+    "shiftjis2004",
+    "sjis",
+    "uhc",
+    "win932",
+    "win936",
+    "win949",
+    "win950",
+    "windows932",
+    "windows936",
+    "windows949",
+    "windows950",
+];
 
 /// The encoding that texts are read in here, by all its names, and the one that makes the server not look at them.
 const UTF8: &[&str] = &["sqlascii", "unicode", "utf8"];
@@ -79,7 +95,8 @@ pub(super) fn request(name: &str, value: Option<&str>, reading: &Reading) -> Req
 /// Spellings of true that the server takes, abbreviations included.
 fn is_on(value: &str) -> bool {
     let value = value.to_ascii_lowercase();
-    matches!(value.as_str(), "on" | "1") || (!value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value)))
+    matches!(value.as_str(), "on" | "1")
+        || (!value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value)))
 }
 
 fn encoding(value: &str) -> &'static str {

@@ -36,7 +36,9 @@ fn spans(text: &str) -> Option<Vec<(Range<usize>, &'static str)>> {
     let mut spans = Vec::new();
     for token in pg_query::scan(text).ok()?.tokens {
         let placeholder = match token.token() {
-            Token::Iconst | Token::Fconst | Token::Sconst | Token::Usconst | Token::Bconst | Token::Xconst => PLACEHOLDER,
+            Token::Iconst | Token::Fconst | Token::Sconst | Token::Usconst | Token::Bconst | Token::Xconst => {
+                PLACEHOLDER
+            }
             Token::SqlComment | Token::CComment => " ",
             _ => continue,
         };

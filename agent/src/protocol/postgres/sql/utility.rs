@@ -5,17 +5,12 @@ use std::sync::Arc;
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
-        ClusterStmt, CopyStmt, DiscardMode, ExecuteStmt, FetchStmt, ReindexObjectType, ReindexStmt, TransactionStmtKind,
-        TruncateStmt, VacuumRelation, VacuumStmt, VariableSetKind, VariableSetStmt, a_const,
+        ClusterStmt, CopyStmt, DiscardMode, ExecuteStmt, FetchStmt, ReindexObjectType, ReindexStmt,
+        TransactionStmtKind, TruncateStmt, VacuumRelation, VacuumStmt, VariableSetKind, VariableSetStmt, a_const,
     },
 };
 
-use super::{
-    Effect,
-    requests,
-    settings,
-    walk::Walker,
-};
+use super::{Effect, requests, settings, walk::Walker};
 use pg_query::protobuf::DropBehavior;
 
 impl Walker<'_> {

@@ -1,0 +1,278 @@
+//! The database of a session: snapshots of its catalogue, shared by the sessions of a target, and what of it is hidden.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes};
+
+use super::{
+    frame::{Fields, Frame, client, server},
+    message::{put_string, write, write_bare, write_named, write_parse},
+    sql::{
+        Cache, Names, Reading, Statement,
+        catalogue::{Catalogue, CatalogueError, QUERIES, Row},
+        masks::{MaskedColumn, Masking, MaskingError},
+    },
+    upstream::{UpstreamError, refusal},
+    view::View,
+    wire::Server,
+};
+use crate::{
+    config::ColumnRule,
+    gate::{Admission, Gate},
+    masking::Cover,
+    model::{Action, Fact, Request, Resource, Verdict},
+};
+
+/// A session does not begin with a snapshot older than this.
+const OLDEST: Duration = Duration::from_secs(60);
+
+/// Databases whose snapshots are kept. Clients choose names of databases, but only those that the server has come to here.
+const DATABASES: usize = 256;
+
+/// Name of the statement and portal that read the catalogue. The unnamed ones are the client's.
+const NAME: &str = "postern catalogue";
+
+/// What sessions of one database share.
+#[derive(Default)]
+pub struct Shared {
+    snapshot: Mutex<Option<(Instant, Arc<Catalogue>)>>,
+    /// Held while a session reads the catalogue, so that many that begin at once read it once.
+    reading: tokio::sync::Mutex<()>,
+    cache: Cache,
+}
+
+/// Target, address and database.
+type Key = (String, SocketAddr, String);
+
+static SHARED: LazyLock<Mutex<HashMap<Key, Arc<Shared>>>> = LazyLock::new(Mutex::default);
+
+/// Why a catalogue is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The connection, or the server refused a query.
+    #[error("the catalogue cannot be read: {0}")]
+    Upstream(#[from] UpstreamError),
+    /// The answers make no catalogue.
+    #[error("the catalogue cannot be understood: {0}")]
+    Catalogue(#[from] CatalogueError),
+    /// A masked column does not exist.
+    #[error("{0}")]
+    Masking(#[from] MaskingError),
+}
+
+impl Shared {
+    /// What the sessions of a database share.
+    #[must_use]
+    pub fn of(target: &str, destination: SocketAddr, database: &str) -> Arc<Self> {
+        let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (target.to_owned(), destination, database.to_owned());
+        if all.len() >= DATABASES && !all.contains_key(&key) {
+            // Sessions keep what they have; others read anew.
+            all.clear();
+        }
+        Arc::clone(all.entry(key).or_default())
+    }
+
+    /// The newest snapshot, if there is one that is not known to be stale.
+    #[must_use]
+    pub fn newest(&self) -> Option<Arc<Catalogue>> {
+        self.kept().as_ref().map(|(_, catalogue)| Arc::clone(catalogue))
+    }
+
+    /// A snapshot to begin a session with, read over its own connection if there is none that is young enough. What else the
+    /// server said meanwhile is added to `asides`.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]
+    pub async fn begin(
+        &self,
+        server: &mut Server,
+        admission: &Admission,
+        asides: &mut Vec<Frame>,
+    ) -> Result<Arc<Catalogue>, DatabaseError> {
+        let _reading = self.reading.lock().await;
+        let young = self.kept().as_ref().filter(|(taken, _)| taken.elapsed() < OLDEST).map(|(_, it)| Arc::clone(it));
+        if let Some(catalogue) = young {
+            return Ok(catalogue);
+        }
+        let catalogue = read(server, admission, true, asides).await?;
+        self.keep(&catalogue);
+        Ok(catalogue)
+    }
+
+    /// Makes a snapshot the newest.
+    pub fn keep(&self, catalogue: &Arc<Catalogue>) {
+        *self.kept() = Some((Instant::now(), Arc::clone(catalogue)));
+    }
+
+    /// The newest snapshot is stale.
+    pub fn forget(&self) {
+        *self.kept() = None;
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Arc<Catalogue>)>> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads the catalogue over a connection that is quiet. `alone`: no transaction is open, so that one of its own makes the
+/// answers fit together; within the client's, it must be seen as that sees it.
+///
+/// # Errors
+/// [`DatabaseError`]
+pub async fn read(
+    server: &mut Server,
+    admission: &Admission,
+    alone: bool,
+    asides: &mut Vec<Frame>,
+) -> Result<Arc<Catalogue>, DatabaseError> {
+    let around = |text: &'static str| alone.then_some(text);
+    let texts = around("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .into_iter()
+        .chain(QUERIES.iter().copied())
+        .chain(around("COMMIT"));
+    let mut count = 0;
+    for text in texts {
+        count += 1;
+        for message in run(text) {
+            server.send(&admission.housekeeping(message));
+        }
+    }
+    server.send(&admission.housekeeping(write_bare(client::SYNC)));
+    let mut answers: Vec<Vec<Row>> = Vec::with_capacity(count);
+    let mut rows = Vec::new();
+    let mut failure = None;
+    loop {
+        let frame = server.receive().await.map_err(UpstreamError::from)?;
+        match frame.kind {
+            server::DATA_ROW => rows.push(row(frame.body()).map_err(UpstreamError::from)?),
+            server::COMMAND_COMPLETE => answers.push(std::mem::take(&mut rows)),
+            server::PARSE_COMPLETE | server::BIND_COMPLETE | server::CLOSE_COMPLETE => {}
+            server::ERROR_RESPONSE => failure = Some(refusal(&frame)),
+            server::READY_FOR_QUERY => break,
+            server::NOTICE_RESPONSE | server::PARAMETER_STATUS | server::NOTIFICATION_RESPONSE => asides.push(frame),
+            _ => return Err(UpstreamError::Protocol.into()),
+        }
+    }
+    if let Some(failure) = failure {
+        return Err(failure.into());
+    }
+    if alone {
+        answers.remove(0);
+        answers.pop();
+    }
+    Ok(Arc::new(Catalogue::build(answers)?))
+}
+
+/// The messages that run a text once and leave nothing behind.
+fn run(text: &str) -> [Bytes; 4] {
+    let bind = write(client::BIND, |body| {
+        put_string(body, NAME.as_bytes());
+        put_string(body, NAME.as_bytes());
+        // No parameters; all results as text.
+        body.put_bytes(0, 6);
+    });
+    let execute = write(client::EXECUTE, |body| {
+        put_string(body, NAME.as_bytes());
+        body.put_u32(0);
+    });
+    [write_parse(NAME, text), bind, execute, write_named(client::CLOSE, b'S', NAME.as_bytes())]
+}
+
+fn row(body: &[u8]) -> Result<Row, super::frame::Malformed> {
+    let mut fields = Fields::new(body);
+    let text = |value: Option<&[u8]>| value.map(|value| String::from_utf8_lossy(value).into_owned());
+    let row = fields.list(4, |fields| fields.value().map(text))?;
+    fields.end()?;
+    Ok(row)
+}
+
+/// The database as one session sees it.
+pub struct Database {
+    shared: Arc<Shared>,
+    catalogue: Arc<Catalogue>,
+    reading: Reading,
+    /// Everything that is masked, hidden.
+    masked: Masking,
+    /// With what `unmask` permits shown.
+    hidden: Masking,
+}
+
+impl Database {
+    /// The view of a session: what the policies permit it to unmask is not hidden.
+    ///
+    /// # Errors
+    /// [`MaskingError`]: the target must be closed.
+    pub fn new(
+        shared: &Arc<Shared>,
+        catalogue: Arc<Catalogue>,
+        rules: &[ColumnRule],
+        reading: Reading,
+        gate: &mut Gate,
+    ) -> Result<Arc<Self>, MaskingError> {
+        let masked = Masking::new(rules, &reading.database, &catalogue)?;
+        let mut seen = BTreeSet::new();
+        for column in masked.columns() {
+            if let Verdict::Permit { .. } = gate.verdict(&unmask(&reading, column)) {
+                seen.insert((column.oid, column.attribute));
+            }
+        }
+        let hidden = masked.without(&|column| seen.contains(&(column.oid, column.attribute)));
+        Ok(Arc::new(Self { shared: Arc::clone(shared), catalogue, reading, masked, hidden }))
+    }
+
+    /// Whether this is the view of another snapshot.
+    #[must_use]
+    pub fn differs_from(&self, catalogue: &Catalogue) -> bool {
+        self.catalogue.serial() != catalogue.serial()
+    }
+
+    /// The snapshot.
+    #[must_use]
+    pub fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.catalogue
+    }
+}
+
+/// What must be permitted to see a column as it is.
+fn unmask(reading: &Reading, column: &MaskedColumn) -> Action {
+    let resource =
+        database(reading).child("Schema", &column.schema).child("Table", &column.table).child("Column", &column.column);
+    Action {
+        requests: [Request::new("unmask", resource)].into(),
+        facts: [("resource.class", Fact::Text(column.class.clone()))].into(),
+    }
+}
+
+/// The database as a resource of policies.
+#[must_use]
+pub fn database(reading: &Reading) -> Resource {
+    Resource::target(&reading.target).child("Database", &reading.database)
+}
+
+impl View for Database {
+    fn classify(&self, text: &str, names: &dyn Names) -> Arc<Statement> {
+        self.shared.cache.classify(text, &self.reading, &self.catalogue, &self.hidden, names)
+    }
+
+    fn cover(&self, table: u32, attribute: i16) -> Option<Cover> {
+        self.hidden.cover(table, attribute, &self.catalogue)
+    }
+
+    fn cover_in_log(&self, table: u32, attribute: i16) -> Option<Cover> {
+        self.masked.cover(table, attribute, &self.catalogue)
+    }
+
+    fn hides(&self) -> bool {
+        self.hidden.hides()
+    }
+
+    fn masks(&self) -> bool {
+        self.masked.masks()
+    }
+}

@@ -1,0 +1,232 @@
+//! The session once both sides are ready: bytes into the machine, its steps carried out.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+
+use super::{
+    database::{self, Database, Shared},
+    error::{self, NativeError},
+    frame::{Frame, client},
+    machine::{Ask, Close, Machine, Question, Step},
+    message::{ready_for_query, write_bare},
+    sql::Reading,
+    wire::{Client, Gone, Server, exchange},
+};
+use crate::{
+    config::ColumnRule,
+    gate::{Admission, Gate, Permit},
+    masking::without_values,
+    model::{Denial, Verdict},
+    recording::Event,
+};
+
+/// How long a side may take to accept what is outstanding when the session ends.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long reading the catalogue may take.
+const CATALOGUE: Duration = Duration::from_secs(60);
+
+/// All that a session consists of, but for the client.
+pub struct Session {
+    /// Decides and records.
+    pub gate: Gate,
+    /// Leave for messages that carry no operation.
+    pub admission: Admission,
+    /// The protocol.
+    pub machine: Machine,
+    /// The connection to the server.
+    pub server: Server,
+    /// The database as the machine sees it.
+    pub view: Arc<Database>,
+    /// What is shared with other sessions.
+    pub shared: Arc<Shared>,
+    /// Columns that are masked.
+    pub rules: Vec<ColumnRule>,
+    /// How texts are read.
+    pub reading: Reading,
+}
+
+/// Why a step could not be carried out.
+struct Failed {
+    native: NativeError,
+    reason: String,
+}
+
+/// Runs a session to its end, and records that.
+pub async fn relay(mut session: Session, mut client: Client) {
+    let started = Instant::now();
+    let mut epoch = session.gate.epoch();
+    let mut ready = Some(ready_for_query(b'I'));
+    let reason = loop {
+        match session.steps(&mut client).await {
+            // Ready, once what the server said at its login is passed on.
+            Ok(None) => ready.take().into_iter().for_each(|ready| client.send(&without_values(ready))),
+            Ok(Some(close)) => break describe(&close),
+            Err(Failed { native, reason }) => {
+                client.send(&native.encode());
+                break reason;
+            }
+        }
+        let listen = session.machine.wants_client();
+        if let Err(gone) = exchange(&mut client, &mut session.server, listen).await {
+            match gone {
+                Gone::Client => {
+                    session.server.send(&session.admission.housekeeping(write_bare(client::TERMINATE)));
+                    break "the client is gone".to_owned();
+                }
+                Gone::Server => {
+                    let error = NativeError::fatal(error::CONNECTION_FAILURE, "the target closed the connection");
+                    client.send(&error.encode());
+                    break "the target is gone".to_owned();
+                }
+            }
+        }
+        if let Err(Failed { native, reason }) = session.keep_up(&mut epoch) {
+            client.send(&native.encode());
+            break reason;
+        }
+        session.machine.push_server(session.server.incoming());
+        session.server.incoming().clear();
+        session.machine.push_client(client.incoming());
+        client.incoming().clear();
+    };
+    let _late = timeout(FAREWELL, client.flush()).await;
+    let _late = timeout(FAREWELL, session.server.flush()).await;
+    client.shutdown().await;
+    session.server.shutdown().await;
+    session.ended(&client, started, reason);
+}
+
+impl Session {
+    /// Has messages of the server, from before the machine began, shown to the client as the machine shows such.
+    pub fn show(&mut self, frames: impl IntoIterator<Item = Frame>) {
+        for frame in frames {
+            self.machine.push_server(&frame.bytes);
+        }
+    }
+
+    /// Carries out all steps that the machine has.
+    async fn steps(&mut self, client: &mut Client) -> Result<Option<Close>, Failed> {
+        while let Some(step) = self.machine.next(Instant::now()) {
+            match step {
+                Step::ToServer(released) => self.server.send(&released),
+                Step::ToClient(message) => client.send(&message),
+                Step::Decide(question) => self.decide(question),
+                Step::Recheck(epoch) => {
+                    let verdict = self.gate.recheck(epoch);
+                    self.machine.rechecked(verdict);
+                }
+                Step::Record(event) => self.gate.record(&event).map_err(unrecorded)?,
+                Step::Stale => self.shared.forget(),
+                Step::RefreshCatalogue => {
+                    // The client may be waiting for what came before.
+                    client.flush().await.map_err(|_| gone())?;
+                    self.refresh().await?;
+                }
+                Step::Close(close) => return Ok(Some(close)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn decide(&mut self, Question { held, ask }: Question) {
+        let verdict = match ask {
+            Ask::Decide(None) => self.gate.decide(&held),
+            Ask::Foresee(None) => self.gate.foresee(&held),
+            Ask::Refuse(denial) => self.gate.refuse(&held, denial),
+            // What the policies say goes before what we cannot prove.
+            Ask::Decide(Some(unproven)) | Ask::Foresee(Some(unproven)) => self.object(&held, unproven),
+        };
+        let epoch = self.gate.epoch();
+        self.machine.decided(held, verdict, epoch, Instant::now());
+    }
+
+    fn object(&mut self, held: &crate::gate::Held, unproven: Denial) -> Result<Permit, Denial> {
+        let denial = match self.gate.verdict(held.action()) {
+            Verdict::Deny(denial) => denial,
+            Verdict::Permit { .. } => unproven,
+        };
+        self.gate.refuse(held, denial)
+    }
+
+    /// Reads the catalogue over the session's own connection: so it is seen as the session's transaction sees it.
+    async fn refresh(&mut self) -> Result<(), Failed> {
+        let alone = !self.machine.in_transaction();
+        let mut asides = Vec::new();
+        let reading = database::read(&mut self.server, &self.admission, alone, &mut asides);
+        let catalogue = match timeout(CATALOGUE, reading).await {
+            Ok(read) => read.map_err(unreadable)?,
+            Err(late) => return Err(unreadable(late)),
+        };
+        if alone {
+            self.shared.keep(&catalogue);
+        }
+        self.look(catalogue)?;
+        self.machine.refreshed(self.view.clone());
+        self.show(asides);
+        Ok(())
+    }
+
+    /// Other sessions may have read the catalogue, and the operator may have changed the policies.
+    fn keep_up(&mut self, epoch: &mut u64) -> Result<(), Failed> {
+        let newest =
+            self.shared.newest().filter(|newest| !self.machine.in_transaction() && self.view.differs_from(newest));
+        let now = self.gate.epoch();
+        if newest.is_none() && now == *epoch {
+            return Ok(());
+        }
+        *epoch = now;
+        self.look(newest.unwrap_or_else(|| Arc::clone(self.view.catalogue())))?;
+        self.machine.look(self.view.clone());
+        Ok(())
+    }
+
+    fn look(&mut self, catalogue: Arc<super::sql::catalogue::Catalogue>) -> Result<(), Failed> {
+        let reading = self.reading.clone();
+        self.view = Database::new(&self.shared, catalogue, &self.rules, reading, &mut self.gate).map_err(unreadable)?;
+        Ok(())
+    }
+
+    fn ended(&mut self, client: &Client, started: Instant, reason: String) {
+        let (operations, denied) = self.gate.counts();
+        let (bytes_in, bytes_out) = client.traffic();
+        let event = Event::SessionEnded {
+            session: self.gate.subject().session.clone(),
+            bytes_in,
+            bytes_out,
+            operations,
+            denied,
+            micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            reason,
+        };
+        if let Err(denial) = self.gate.record(&event) {
+            tracing::error!(session = %self.gate.subject().session, %denial, "the end of a session is not in the log");
+        }
+    }
+}
+
+fn describe(close: &Close) -> String {
+    match close {
+        Close::Terminated => "the client ended the session".into(),
+        Close::Client(what) | Close::Agent(what) => (*what).into(),
+        Close::Server(what) => format!("the target cannot be followed: {what}"),
+        Close::Ended(code) => format!("the target ended the session (SQLSTATE {code})"),
+    }
+}
+
+fn unrecorded(denial: Denial) -> Failed {
+    Failed { reason: denial.reason.clone(), native: NativeError::denied(&denial).and_end() }
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Failed {
+    let reason = error.to_string();
+    Failed { native: NativeError::fatal(error::CONFIGURATION, format!("Postern: {reason}")), reason }
+}
+
+fn gone() -> Failed {
+    unreadable("the client is gone")
+}

@@ -1,6 +1,6 @@
 //! The decision: every request of an action must be permitted; what forbids wins; what goes wrong denies.
 
-use cedar_policy::{Decision, Entities, PolicyId, PolicySet, Request as CedarRequest, Response};
+use cedar_policy::{AuthorizationError, Decision, Entities, PolicySet, Request as CedarRequest};
 
 use crate::model::{Action, Decide, Denial, Principal, Request, Resource, Verdict};
 
@@ -35,6 +35,12 @@ enum Ruling {
     Forbidden(Denial),
     /// No policy says yes.
     Unpermitted,
+}
+
+/// The policies that hold, sorted by id.
+struct Answer<'a> {
+    permits: Vec<&'a Rule>,
+    forbids: Vec<&'a Rule>,
 }
 
 /// Who asks, and under which circumstances.
@@ -113,54 +119,65 @@ impl Policies {
         let asked = CedarRequest::new(
             question.subagent.uid.clone(),
             term.uid.clone(),
-            resource.uid,
+            resource.uid.clone(),
             context,
             Some(&self.vocabulary.schema),
         )
         .map_err(|error| Denial::closed(format!("the request does not fit the policy schema: {error}")))?;
-        let entities =
-            Entities::from_entities([question.subagent.entity.clone(), resource.entity, term.entity.clone()], None)
-                .map_err(|error| Denial::closed(format!("the request does not fit the policy schema: {error}")))?;
+        let entities = Entities::from_entities(
+            [question.subagent.entity.clone(), resource.entity.clone(), term.entity.clone()],
+            None,
+        )
+        .map_err(|error| Denial::closed(format!("the request does not fit the policy schema: {error}")))?;
 
-        let response = self.response(&asked, &concerned.all, &entities)?;
-        let by = self.determining(&response);
-        if response.decision() == Decision::Allow {
-            return Ok(Ruling::Permitted(by.into_iter().map(|rule| rule.id.clone()).collect()));
-        }
-        if let Some(rule) = by.iter().find(|rule| rule.approval.is_none()) {
+        let parts = || {
+            let by_principal = question.subagent.within.iter().filter_map(|principal| concerned.get(principal));
+            by_principal.flat_map(|by_resource| resource.within.iter().filter_map(|named| by_resource.get(named)))
+        };
+        let answer = self.answer(&asked, &entities, parts().map(|part| &part.all))?;
+        if let Some(rule) = answer.forbids.iter().find(|rule| rule.approval.is_none()) {
             return Ok(Ruling::Forbidden(forbidden(rule, request)));
         }
-        // Only forbids that an approval would lift: whether that would be enough is the question.
-        let (Some(first), Some(approved)) = (by.first(), &concerned.approved) else {
-            return Ok(Ruling::Unpermitted);
-        };
-        match self.response(&asked, approved, &entities)?.decision() {
-            Decision::Allow => Ok(Ruling::Forbidden(needs_approval(first, &by, request))),
-            Decision::Deny => Ok(Ruling::Unpermitted),
+        if let Some(first) = answer.forbids.first() {
+            // Only forbids that an approval would lift: whether that would be enough is the question.
+            let approved = self.answer(&asked, &entities, parts().map(|part| &part.approved))?;
+            return Ok(match approved.permits.as_slice() {
+                [] => Ruling::Unpermitted,
+                _ => Ruling::Forbidden(needs_approval(first, &answer.forbids, request)),
+            });
         }
+        Ok(match answer.permits.as_slice() {
+            [] => Ruling::Unpermitted,
+            permits => Ruling::Permitted(permits.iter().map(|rule| rule.id.clone()).collect()),
+        })
     }
 
+    /// Asks Cedar about each set. Any permit permits, unless any forbid forbids: so parts say together what the whole would.
+    ///
     /// Cedar passes over a policy that it cannot evaluate, which for a forbid would open: so that denies.
-    fn response(&self, asked: &CedarRequest, set: &PolicySet, entities: &Entities) -> Result<Response, Denial> {
-        let response = self.authorizer.is_authorized(asked, set, entities);
-        let Some(cedar_policy::AuthorizationError::PolicyEvaluationError(error)) =
-            response.diagnostics().errors().next()
-        else {
-            return Ok(response);
-        };
-        let rule = self.rule(error.policy_id()).map(|rule| rule.id.clone());
-        Err(Denial { rule, ..Denial::closed(format!("the policy cannot be evaluated: {}", error.inner())) })
-    }
-
-    /// The policies that determined an answer, sorted by id.
-    fn determining(&self, response: &Response) -> Vec<&Rule> {
-        let mut rules: Vec<&Rule> = response.diagnostics().reason().filter_map(|id| self.rule(id)).collect();
-        rules.sort_by(|a, b| a.id.cmp(&b.id));
-        rules
-    }
-
-    fn rule(&self, id: &PolicyId) -> Option<&Rule> {
-        self.rules.get(id)
+    fn answer<'a>(
+        &self,
+        asked: &CedarRequest,
+        entities: &Entities,
+        sets: impl Iterator<Item = &'a PolicySet>,
+    ) -> Result<Answer<'_>, Denial> {
+        let mut answer = Answer { permits: Vec::new(), forbids: Vec::new() };
+        for set in sets {
+            let response = self.authorizer.is_authorized(asked, set, entities);
+            if let Some(AuthorizationError::PolicyEvaluationError(error)) = response.diagnostics().errors().next() {
+                let rule = self.rules.get(error.policy_id()).map(|rule| rule.id.clone());
+                let said = format!("the policy cannot be evaluated: {}", error.inner());
+                return Err(Denial { rule, ..Denial::closed(said) });
+            }
+            let by = response.diagnostics().reason().filter_map(|id| self.rules.get(id));
+            match response.decision() {
+                Decision::Allow => answer.permits.extend(by),
+                Decision::Deny => answer.forbids.extend(by),
+            }
+        }
+        answer.permits.sort_by(|a, b| a.id.cmp(&b.id));
+        answer.forbids.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(answer)
     }
 }
 

@@ -11,10 +11,12 @@ use super::vocabulary::{Term, Type, Vocabulary};
 /// Facts about an operation, by name.
 pub(super) type Facts<'a> = BTreeMap<&'a str, &'a Fact>;
 
-/// An entity and its name.
+/// An entity, and what scopes can name to mean it.
 pub(super) struct Known {
     pub(super) uid: EntityUid,
     pub(super) entity: Entity,
+    /// `None` for scopes that name nothing, itself, and all that it is in.
+    pub(super) within: Vec<Option<EntityUid>>,
 }
 
 impl Vocabulary {
@@ -93,9 +95,10 @@ fn known(
     attributes: HashMap<String, RestrictedExpression>,
     parents: HashSet<EntityUid>,
 ) -> Result<Known, Denial> {
+    let within = parents.iter().chain([&uid]).cloned().map(Some).chain([None]).collect();
     let entity = Entity::new(uid.clone(), attributes, parents)
         .map_err(|error| Denial::closed(format!("its attributes are not usable: {error}")))?;
-    Ok(Known { uid, entity })
+    Ok(Known { uid, entity, within })
 }
 
 /// A fact as a value of the type that it is declared with.

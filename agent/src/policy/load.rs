@@ -1,13 +1,16 @@
 //! From a directory of `*.cedar` to [`Policies`], or to all that is wrong with them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     io::Read,
     path::{Path, PathBuf},
 };
 
-use cedar_policy::{ActionConstraint, Authorizer, Policy, PolicyId, PolicySet, ValidationMode, Validator};
+use cedar_policy::{
+    ActionConstraint, Authorizer, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint,
+    ValidationMode, Validator,
+};
 use miette::Diagnostic;
 
 use crate::model::Fragment;
@@ -39,12 +42,16 @@ pub struct Policies {
     pub(super) named: BTreeMap<String, Vec<String>>,
 }
 
-/// Policies that can concern an action.
+/// Policies that can concern an action, by the principal and the resource that their scopes name. A scope is satisfied only by
+/// an entity that is, or is in, the one that it names, so that a few of many policies are evaluated.
+pub(super) type Concerned = HashMap<Option<EntityUid>, HashMap<Option<EntityUid>, Part>>;
+
+/// Some of the policies that can concern an action.
 #[derive(Default)]
-pub(super) struct Concerned {
+pub(super) struct Part {
     pub(super) all: PolicySet,
-    /// Without the forbids that an approval lifts; `None` if there are none.
-    pub(super) approved: Option<PolicySet>,
+    /// Without the forbids that an approval lifts.
+    pub(super) approved: PolicySet,
 }
 
 /// A policy on its way in.
@@ -237,23 +244,34 @@ fn diagnosed(file: &Path, text: &str, diagnostic: &dyn Diagnostic, message: Stri
 }
 
 /// The policies whose scope names the action, a group that it is in, or no action at all.
-fn concerned(names: &std::collections::HashSet<cedar_policy::EntityUid>, policies: &[Entry]) -> Concerned {
+fn concerned(names: &HashSet<EntityUid>, policies: &[Entry]) -> Concerned {
     let concerned = policies.iter().filter(|entry| match entry.policy.action_constraint() {
         ActionConstraint::Any => true,
         ActionConstraint::Eq(action) => names.contains(&action),
         ActionConstraint::In(actions) => actions.iter().any(|action| names.contains(action)),
     });
-    let mut all = PolicySet::new();
-    let mut approved = PolicySet::new();
+    let mut parts = Concerned::new();
     for entry in concerned {
+        let principal = match entry.policy.principal_constraint() {
+            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
+            PrincipalConstraint::In(named) | PrincipalConstraint::Eq(named) | PrincipalConstraint::IsIn(_, named) => {
+                Some(named)
+            }
+        };
+        let resource = match entry.policy.resource_constraint() {
+            ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
+            ResourceConstraint::In(named) | ResourceConstraint::Eq(named) | ResourceConstraint::IsIn(_, named) => {
+                Some(named)
+            }
+        };
+        let part = parts.entry(principal).or_default().entry(resource).or_default();
         // Ids are numbers given here, so that neither set can have one twice.
-        let _ = all.add(entry.policy.clone());
+        let _ = part.all.add(entry.policy.clone());
         if entry.rule.approval.is_none() {
-            let _ = approved.add(entry.policy.clone());
+            let _ = part.approved.add(entry.policy.clone());
         }
     }
-    let lifted = all.num_of_policies() != approved.num_of_policies();
-    Concerned { all, approved: lifted.then_some(approved) }
+    parts
 }
 
 /// Whether a policy could look at the time. Its parsed form is searched for the names, wherever they stand: rather a

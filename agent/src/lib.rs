@@ -11,4 +11,6 @@ pub mod model;
 pub mod policy;
 pub mod protocol;
 pub mod recording;
+pub mod session;
+pub mod target;
 pub mod warden;

@@ -10,7 +10,8 @@ use std::{
 };
 
 use agent_tests::{
-    Auth, Cmd, Netns, Outcome, Postgres, Running, SystemUser, TempDir, fds, free_port, proc, rss_kib, suite, wait_until,
+    Auth, Cmd, Netns, Outcome, Postgres, Python, Running, SystemUser, TempDir, fds, free_port, proc, rss_kib, suite,
+    wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             .case("a system user is made and removed", user_goes)
             .case("a server answers over TCP to the right password only", server_asks_for_password)
             .case("a server speaks TLS under its authority", server_speaks_tls)
+            .case("Python's drivers work for any user", python_drivers)
             .case("a server goes with all its files", server_goes)
             .case("SIGKILL leaves nothing behind", || ending_leaves_nothing(Signal::SIGKILL))
             .case("SIGINT leaves nothing behind", || ending_leaves_nothing(Signal::SIGINT))
@@ -140,6 +142,25 @@ fn server_speaks_tls() -> Outcome {
         return Err("a connection without TLS was let in".into());
     }
     Ok(())
+}
+
+fn python_drivers() -> Outcome {
+    let server = Postgres::builder().login("reader", "right").start()?;
+    let script = r#"
+import asyncio, os, asyncpg, psycopg
+url = os.environ["URL"]
+with psycopg.connect(url) as connection:
+    print(connection.execute("SELECT %s::int + 1", [41]).fetchone()[0])
+async def again():
+    connection = await asyncpg.connect(url)
+    print(await connection.fetchval("SELECT $1::int + 1", 42))
+    await connection.close()
+asyncio.run(again())
+"#;
+    let url = format!("postgresql://reader:right@127.0.0.1:{}/postgres", server.port());
+    let python = Python::new()?;
+    let script = python.script(script).env("URL", url).user(NOBODY_KNOWN, NOBODY_KNOWN);
+    expect(&script.ok()?, "42\n43\n")
 }
 
 fn server_goes() -> Outcome {

@@ -10,6 +10,7 @@ pub mod dir;
 pub mod net;
 pub mod postgres;
 pub mod proc;
+pub mod python;
 pub mod suite;
 pub mod undo;
 pub mod users;
@@ -21,8 +22,12 @@ pub use dir::TempDir;
 pub use net::{Netns, free_port};
 pub use postgres::{Auth, Postgres, PostgresBuilder};
 pub use proc::{fds, rss_kib, wait_until};
+pub use python::Python;
 pub use suite::{Suite, full, suite};
 pub use users::SystemUser;
 
 /// What a case or a helper answers: an error is a text for whoever reads the test's output.
 pub type Outcome<T = ()> = Result<T, String>;
+
+// For the cases of `compile-fail`, which must see the very crates that the agent was built with.
+pub use {::agent as postern, bytes, serde_json};

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
     process::Command,
 };
 
@@ -43,13 +44,13 @@ impl Netns {
     /// `ip` failed.
     pub fn new() -> Outcome<Self> {
         let name = unique_name();
-        let undo = Undo::new(format!("ip netns delete {name} 2>/dev/null")).map_err(|error| error.to_string())?;
-        for args in [vec!["netns", "add", &name], vec!["-n", &name, "link", "set", "lo", "up"]] {
-            let done = Command::new("ip").args(&args).output().map_err(|error| format!("ip: {error}"))?;
-            if !done.status.success() {
-                return Err(format!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&done.stderr).trim()));
-            }
-        }
+        let removal = format!("ip netns delete {name} 2>/dev/null");
+        let (undo, made) = Undo::of(removal, || {
+            ip(&["netns", "add", &name])?;
+            ip(&["-n", &name, "link", "set", "lo", "up"])
+        })
+        .map_err(|error| error.to_string())?;
+        made?;
         Ok(Self { name, _undo: undo })
     }
 
@@ -63,5 +64,14 @@ impl Netns {
     #[must_use]
     pub fn command(&self) -> Cmd {
         Cmd::new("ip").args(["netns", "exec", &self.name])
+    }
+}
+
+fn ip(words: &[&str]) -> Outcome {
+    let done = Command::new("ip").args(words).process_group(0).output().map_err(|error| format!("ip: {error}"))?;
+    if done.status.success() {
+        Ok(())
+    } else {
+        Err(format!("ip {}: {}", words.join(" "), String::from_utf8_lossy(&done.stderr).trim()))
     }
 }

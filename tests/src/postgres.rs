@@ -179,7 +179,7 @@ impl PostgresBuilder {
             "full_page_writes = off".into(),
             "log_statement = 'all'".into(),
             "log_connections = on".into(),
-            "log_line_prefix = '%p %q%u@%d '".into(),
+            "log_line_prefix = '%p %e %q%u@%d '".into(),
             "timezone = 'UTC'".into(),
             "log_timezone = 'UTC'".into(),
         ];
@@ -203,7 +203,7 @@ fn serve(dir: &TempDir, uid: u32, gid: u32) -> io::Result<Guarded> {
 
 /// A running server with the superuser `postgres`, stopped and removed on drop.
 ///
-/// It writes every statement into its [`log`](Self::log).
+/// It writes every statement into its [`log`](Self::log), each line after pid and SQLSTATE.
 #[derive(Debug)]
 pub struct Postgres {
     process: Guarded,

@@ -105,6 +105,17 @@ impl Undo {
         let id = watchdog().register(&command)?;
         Ok(Self { id, command })
     }
+
+    /// The same, and then does what is to be undone; a signal that arrives meanwhile waits until it is done.
+    ///
+    /// # Errors
+    /// The watchdog is gone.
+    pub fn of<T>(command: impl Into<String>, deed: impl FnOnce() -> T) -> io::Result<(Self, T)> {
+        let command = command.into();
+        let mut watchdog = watchdog();
+        let id = watchdog.register(&command)?;
+        Ok((Self { id, command }, deed()))
+    }
 }
 
 impl Drop for Undo {

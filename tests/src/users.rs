@@ -1,6 +1,6 @@
 //! System users that exist for one test.
 
-use std::{io, process::Command};
+use std::{os::unix::process::CommandExt, process::Command};
 
 use nix::unistd::User;
 
@@ -24,21 +24,12 @@ impl SystemUser {
         if find(name)?.is_some() {
             return Err(format!("there is a user {name} already; if an earlier run left it: userdel {name}"));
         }
-        let undo = Undo::new(format!("userdel {name} 2>/dev/null; groupdel {name} 2>/dev/null"))
-            .map_err(|error| error.to_string())?;
-        let made = Command::new("useradd")
-            .args([
-                "--system",
-                "--user-group",
-                "--no-create-home",
-                "--home-dir",
-                "/",
-                "--shell",
-                "/usr/sbin/nologin",
-                name,
-            ])
-            .output()
-            .map_err(|error: io::Error| format!("useradd: {error}"))?;
+        let mut useradd = Command::new("useradd");
+        useradd.args(["--system", "--user-group", "--no-create-home", "--home-dir", "/"]);
+        useradd.args(["--shell", "/usr/sbin/nologin", name]).process_group(0);
+        let removal = format!("userdel {name} 2>/dev/null; groupdel {name} 2>/dev/null");
+        let (undo, made) = Undo::of(removal, || useradd.output()).map_err(|error| error.to_string())?;
+        let made = made.map_err(|error| format!("useradd: {error}"))?;
         if !made.status.success() {
             return Err(format!("useradd {name}: {}", String::from_utf8_lossy(&made.stderr).trim()));
         }

@@ -72,14 +72,24 @@ impl Built {
     }
 }
 
-/// Builds every program and every test of the workspace, in one go, so that all of them share their dependencies.
+/// Which targets of the workspace to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Programs only.
+    Programs,
+    /// Programs and tests.
+    All,
+}
+
+/// Builds the whole workspace in one go, so that all of it shares its dependencies.
 ///
 /// # Errors
 /// The build failed.
-pub fn everything() -> Outcome<Built> {
+pub fn workspace(what: What) -> Outcome<Built> {
     let mut built = Built::default();
     let mut command = cargo("build")?;
-    command.args(["--workspace", "--all-targets", "--message-format=json-render-diagnostics"]);
+    let targets = if what == What::All { "--all-targets" } else { "--bins" };
+    command.args(["--workspace", targets, "--message-format=json-render-diagnostics"]);
     let status = run::lines(&mut command, |line| built.note(line))?;
     if status.success() { Ok(built) } else { Err(format!("cargo build failed: {status}")) }
 }

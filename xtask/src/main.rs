@@ -7,8 +7,9 @@ mod suites;
 mod test;
 mod tidy;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
+use build::What;
 use clap::{Parser, Subcommand};
 
 /// Setting up, building, showing and testing Postern.
@@ -77,16 +78,17 @@ fn dispatch(task: Task) -> run::Outcome<ExitCode> {
         }
         Task::Demo { keep } => {
             build::kernel_side()?;
-            let built = build::everything()?;
-            run::program(&built.program("demo")?, keep.then_some("--keep"))
+            let built = build::workspace(What::Programs)?;
+            run::program(Command::new(built.program("demo")?).args(keep.then_some("--keep")))
         }
         Task::Test { suites, all } => test::test(&suites, all),
         Task::Bench { names, json } => {
             build::kernel_side()?;
             build::agent(true)?;
-            let built = build::everything()?;
-            let words = names.iter().map(String::as_str).chain(json.then_some("--json"));
-            run::program(&built.program("bench")?, words)
+            let built = build::workspace(What::Programs)?;
+            let mut bench = Command::new(built.program("bench")?);
+            bench.args(names).args(json.then_some("--json"));
+            run::program(bench.env("POSTERN_BIN", run::target().join("release/postern")))
         }
         Task::Tidy => {
             let found = tidy::tidy()?;

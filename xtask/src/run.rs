@@ -117,8 +117,8 @@ pub fn output(command: &mut Command) -> Outcome<String> {
 ///
 /// # Errors
 /// It cannot be started.
-pub fn program<'a>(program: &Path, words: impl IntoIterator<Item = &'a str>) -> Outcome<ExitCode> {
-    let status = status(Command::new(program).args(words).current_dir(root()))?;
+pub fn program(command: &mut Command) -> Outcome<ExitCode> {
+    let status = status(command.current_dir(root()))?;
     Ok(u8::try_from(status.code().unwrap_or(1)).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 

@@ -5,7 +5,7 @@ use std::{process::Command, process::ExitCode, time::Instant};
 use nix::unistd::Uid;
 
 use crate::{
-    build::{self, Built},
+    build::{self, Built, What},
     run::{self, Outcome},
     suites::{SUITES, Suite, UNIT},
     tidy,
@@ -27,7 +27,7 @@ pub fn test(names: &[String], all: bool) -> Outcome<ExitCode> {
     }
     let wanted = select(names)?;
     build::kernel_side()?;
-    let built = build::everything()?;
+    let built = build::workspace(What::All)?;
     let mut rows = Vec::new();
     if names.is_empty() {
         rows.push(row("checks", 4, |_| checks())?);

@@ -88,7 +88,7 @@ fn fault(module: &[&str], import: &[String], allowed: &[&str]) -> Option<String>
     }
     let path = import.join("::");
     let fits = |edge: &&str| path == **edge || path.starts_with(&format!("{edge}::"));
-    if allowed.iter().any(|edge| fits(&edge)) {
+    if allowed.iter().any(fits) {
         return None;
     }
     Some(format!("{part} may not import {path}; it may: {}", allowed.join(", ")))

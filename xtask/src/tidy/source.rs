@@ -135,11 +135,14 @@ fn string(bytes: &[u8], mut at: usize) -> usize {
     (at + 1).min(bytes.len())
 }
 
+/// Whether the `r` at `at` is only the end of a word. `br"…"` and `cr"…"` are raw strings as well.
 fn after_word(bytes: &[u8], at: usize) -> bool {
-    // `br"…"` and `cr"…"` are raw strings as well.
     let before = |back: usize| at.checked_sub(back).and_then(|at| bytes.get(at)).copied().unwrap_or(b' ');
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    word(before(1)) && !(matches!(before(1), b'b' | b'c') && !word(before(2)))
+    match before(1) {
+        b'b' | b'c' => word(before(2)),
+        byte => word(byte),
+    }
 }
 
 /// Number of `#` of a raw string that starts with the `r` at `at`.

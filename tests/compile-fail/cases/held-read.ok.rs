@@ -1,0 +1,8 @@
+use agent_tests::{
+    bytes::Bytes,
+    postern::gate::{Held, Permit},
+};
+
+pub fn take(held: Held, permit: Permit) -> Option<Bytes> {
+    held.release(permit).ok().map(|released| released.bytes().clone())
+}

@@ -1,0 +1,8 @@
+use agent_tests::{
+    bytes::Bytes,
+    postern::{gate::Held, masking::Masked, model::Action},
+};
+
+pub fn hold(action: Action, text: Masked<String>, bytes: Bytes) -> Held {
+    Held::new(action, text, Vec::new(), bytes)
+}

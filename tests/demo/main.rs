@@ -1,0 +1,50 @@
+//! `cargo xtask demo`: the whole path on a throwaway PostgreSQL, narrated. Every step shows the real command and its real
+//! output, and fails if that is not what it should be.
+
+mod narrator;
+mod steps;
+mod world;
+
+use std::{process::ExitCode, time::Duration};
+
+use agent_tests::{Outcome, undo};
+use narrator::Narrator;
+use world::World;
+
+/// How long `--keep` keeps everything at most.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+fn main() -> ExitCode {
+    let keep = std::env::args().skip(1).any(|word| word == "--keep");
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("demo: this needs root: it loads kernel programs and makes two system users");
+        return ExitCode::FAILURE;
+    }
+    let mut narrator = Narrator::new();
+    match undo::on_signals().and_then(|()| demo(&mut narrator, keep)) {
+        Ok(()) => {
+            narrator.end();
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            narrator.failed(&reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(narrator: &mut Narrator, keep: bool) -> Outcome {
+    let mut world = World::new(narrator)?;
+    for step in steps::ALL {
+        step(narrator, &mut world)?;
+    }
+    if keep {
+        undo::deadline(KEPT);
+        world.agent.start()?;
+        world.invite();
+        loop {
+            std::thread::park();
+        }
+    }
+    Ok(())
+}

@@ -170,7 +170,7 @@ pub async fn read(
 }
 
 /// The messages that run a text once and leave nothing behind.
-fn run(text: &str) -> [Bytes; 4] {
+fn run(text: &str) -> [Bytes; 5] {
     let bind = write(client::BIND, |body| {
         put_string(body, NAME.as_bytes());
         put_string(body, NAME.as_bytes());
@@ -181,7 +181,8 @@ fn run(text: &str) -> [Bytes; 4] {
         put_string(body, NAME.as_bytes());
         body.put_u32(0);
     });
-    [write_parse(NAME, text), bind, execute, write_named(client::CLOSE, b'S', NAME.as_bytes())]
+    let close = |kind| write_named(client::CLOSE, kind, NAME.as_bytes());
+    [write_parse(NAME, text), bind, execute, close(b'P'), close(b'S')]
 }
 
 fn row(body: &[u8]) -> Result<Row, super::frame::Malformed> {

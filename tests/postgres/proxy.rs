@@ -1,0 +1,297 @@
+//! The protocol without the kernel: a listener whose connections are handed to it as the session would, with services that
+//! answer what the test says.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use agent::{
+    config::{self, ColumnRule, CredentialSource, Durability, Serve, TlsMode, UpstreamTls},
+    gate::Services,
+    model::{
+        Action, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject, Verdict,
+    },
+    protocol::{Boxed, Connection, Host, HostError, Login, ca::Authority, protocol},
+    recording::{Append, AppendError, Event},
+};
+use agent_tests::{Outcome, Postgres, TempDir};
+use tokio::{net::TcpListener, runtime::Runtime};
+
+/// What the policy says: a denial, or nothing.
+pub type Policy = fn(&Action) -> Option<Denial>;
+
+/// What a proxy shall be like.
+pub struct Builder {
+    target: config::Target,
+    destination: SocketAddr,
+    login: (String, Option<String>),
+    policy: Policy,
+}
+
+impl Builder {
+    pub fn new(server: &Postgres) -> Self {
+        let destination = server.addresses()[0];
+        let target = config::Target {
+            name: "orders".into(),
+            protocol: "postgres".into(),
+            mode: Mode::Enforce,
+            addresses: vec![config::Address::Socket(destination)],
+            sockets: Vec::new(),
+            tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
+            serve: None,
+            credential: CredentialSource::Agent(Vec::new()),
+            columns: Vec::new(),
+            durability: Durability::Batched,
+        };
+        Self { target, destination, login: ("app".into(), Some("upstream secret".into())), policy: |_| None }
+    }
+
+    pub fn login(mut self, user: &str, password: Option<&str>) -> Self {
+        self.login = (user.into(), password.map(Into::into));
+        self
+    }
+
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    pub fn mask(mut self, schema: &str, table: &str, column: &str, style: Style) -> Self {
+        self.target.columns.push(ColumnRule {
+            database: None,
+            schema: schema.into(),
+            table: table.into(),
+            column: column.into(),
+            class: "pii".into(),
+            style,
+            line: 1,
+        });
+        self
+    }
+
+    pub fn observe(mut self) -> Self {
+        self.target.mode = Mode::Observe;
+        self
+    }
+
+    pub fn clients_own_login(mut self) -> Self {
+        self.target.credential = CredentialSource::Client;
+        self
+    }
+
+    pub fn tls(mut self, mode: TlsMode, ca: Option<PathBuf>, name: Option<&str>) -> Self {
+        self.target.tls = UpstreamTls { mode, ca, name: name.map(Into::into) };
+        self
+    }
+
+    pub fn serve(mut self, cert: PathBuf, key: PathBuf) -> Self {
+        self.target.serve = Some(Serve { cert, key });
+        self
+    }
+
+    pub fn start(self) -> Outcome<Proxy> {
+        Proxy::start(self)
+    }
+}
+
+/// A listener in this process.
+pub struct Proxy {
+    runtime: Option<Runtime>,
+    port: u16,
+    log: Arc<Log>,
+    rules: Arc<Rules>,
+    state: TempDir,
+}
+
+impl Proxy {
+    fn start(builder: Builder) -> Outcome<Self> {
+        let runtime = Runtime::new().map_err(|error| error.to_string())?;
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).map_err(|error| error.to_string())?;
+        let port = listener.local_addr().map_err(|error| error.to_string())?.port();
+        let state = TempDir::new().map_err(|error| error.to_string())?;
+        let authority = Authority::open(state.path(), std::slice::from_ref(&builder.target));
+        let authority = authority.map_err(|error| error.to_string())?;
+        let log = Arc::new(Log::default());
+        let rules = Arc::new(Rules { policy: builder.policy, epoch: AtomicU64::new(1), gone: AtomicBool::new(false) });
+        let host = Arc::new(Stand { login: builder.login, authority });
+        let target = Arc::new(builder.target);
+        let (shared_log, shared_rules) = (Arc::clone(&log), Arc::clone(&rules));
+        let sessions = AtomicU64::new(1);
+        runtime.spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let principal = Arc::new(principal(builder.destination));
+                let connection = Connection {
+                    subject: Subject {
+                        session: format!("s{}", sessions.fetch_add(1, Ordering::Relaxed)),
+                        principal: Arc::clone(&principal),
+                        target: target.name.clone(),
+                        mode: target.mode,
+                    },
+                    principal,
+                    destination: builder.destination,
+                    target: Arc::clone(&target),
+                    masking_key: Arc::from([7; 32]),
+                    services: Services {
+                        policy: shared_rules.clone(),
+                        liveness: shared_rules.clone(),
+                        log: shared_log.clone(),
+                    },
+                    host: host.clone(),
+                };
+                if let Some(serve) = protocol("postgres") {
+                    tokio::spawn(serve(socket, connection));
+                }
+            }
+        });
+        Ok(Self { runtime: Some(runtime), port, log, rules, state })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection string of libpq; the user is the client's word and proves nothing.
+    pub fn dsn(&self, more: &str) -> String {
+        format!("host=127.0.0.1 port={} dbname=shop user=whoever sslmode=disable {more}", self.port)
+    }
+
+    /// The certificate of the agent's own authority.
+    pub fn ca(&self) -> PathBuf {
+        self.state.join("ca/ca.pem")
+    }
+
+    /// The records so far, as JSON.
+    pub fn log(&self) -> Vec<serde_json::Value> {
+        self.log.0.lock().expect("log").clone()
+    }
+
+    /// All records as one text.
+    pub fn log_text(&self) -> String {
+        self.log().iter().map(|record| record.to_string() + "\n").collect()
+    }
+
+    /// The policies change.
+    pub fn change_policies(&self) {
+        self.rules.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The process behind every connection has gone.
+    pub fn process_ends(&self) {
+        self.rules.gone.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Log(Mutex<Vec<serde_json::Value>>);
+
+impl Append for Log {
+    fn append(&self, event: &Event) -> Result<u64, AppendError> {
+        let mut log = self.0.lock().map_err(|error| AppendError(error.to_string()))?;
+        log.push(serde_json::to_value(event).map_err(|error| AppendError(error.to_string()))?);
+        Ok(log.len() as u64)
+    }
+}
+
+struct Rules {
+    policy: Policy,
+    epoch: AtomicU64,
+    gone: AtomicBool,
+}
+
+impl Decide for Rules {
+    fn decide(&self, _: &Principal, action: &Action, _: &jiff::Zoned) -> Verdict {
+        match (self.policy)(action) {
+            Some(denial) => Verdict::Deny(denial),
+            None => Verdict::Permit { rules: vec!["test".into()] },
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    fn depends_on_time(&self) -> bool {
+        false
+    }
+}
+
+impl Liveness for Rules {
+    fn check(&self, _: &Flow) -> Result<(), Gone> {
+        if self.gone.load(Ordering::SeqCst) { Err(Gone::Ended) } else { Ok(()) }
+    }
+}
+
+struct Stand {
+    login: (String, Option<String>),
+    authority: Authority,
+}
+
+impl Host for Stand {
+    fn mark<'a>(&'a self, _: BorrowedFd<'a>) -> Boxed<'a, Result<(), HostError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn read<'a>(&'a self, file: &'a PathBuf) -> Boxed<'a, Result<zeroize::Zeroizing<Vec<u8>>, HostError>> {
+        Box::pin(async move { std::fs::read(file).map(Into::into).map_err(|error| HostError(error.to_string())) })
+    }
+
+    fn login<'a>(&'a self, _: &'a config::Target, _: &'a Principal) -> Boxed<'a, Result<Login, HostError>> {
+        let (user, password) = self.login.clone();
+        Box::pin(async move { Ok(Login { user, password: password.map(|password| password.into_bytes().into()) }) })
+    }
+
+    fn certificate<'a>(
+        &'a self,
+        target: &'a config::Target,
+    ) -> Boxed<'a, Result<(String, zeroize::Zeroizing<String>), HostError>> {
+        Box::pin(async move { self.authority.issue(target).map_err(|error| HostError(error.to_string())) })
+    }
+}
+
+fn principal(destination: SocketAddr) -> Principal {
+    let (uid, gid, pid) = (0, 0, std::process::id());
+    Principal {
+        flow: Flow {
+            cookie: 1,
+            tgid: pid,
+            generation: 1,
+            sequence: 0,
+            uid,
+            gid,
+            cgroup: 1,
+            netns: 1,
+            destination,
+            target: 0,
+        },
+        process: Process {
+            pid,
+            started: 1,
+            uid,
+            user: Some("root".into()),
+            gid,
+            groups: BTreeSet::new(),
+            exe: Executable { path: "/usr/bin/psql".into(), device: 1, inode: 1, sha256: None, verified: true },
+            argv: Vec::new(),
+            directory: "/".into(),
+            cgroup: "/".into(),
+            unit: None,
+            user_unit: None,
+        },
+        roles: vec!["orders-reader".into()],
+    }
+}

@@ -41,13 +41,13 @@ pub fn kernel_side() -> Outcome {
     run::must(&mut command)
 }
 
-/// Builds `postern` alone.
+/// Builds `postern` alone, with the features that the whole workspace gives its dependencies: they are built once.
 ///
 /// # Errors
 /// The build failed.
 pub fn agent(release: bool) -> Outcome {
     let mut command = cargo("build")?;
-    command.args(["--package", "agent", "--bin", "postern"]);
+    command.args(["--workspace", "--bin", "postern"]);
     if release {
         command.arg("--release");
     }

@@ -65,7 +65,7 @@ pub struct Process {
     pub user: Option<String>,
     /// Real group id.
     pub gid: u32,
-    /// Names (or numbers, where the host knows no name) of the process's groups, primary and supplementary.
+    /// Names and numbers of the process's groups, primary and supplementary.
     pub groups: BTreeSet<String>,
     /// The running file.
     pub exe: Executable,
@@ -308,7 +308,8 @@ pub trait Liveness: Send + Sync {
 }
 
 /// What has become of a process since it connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
 pub enum Gone {
     /// The process has ended.
     #[error("the process that opened this connection has ended")]

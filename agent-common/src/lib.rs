@@ -68,9 +68,12 @@ pub struct TupleKey {
     pub pad: u32,
 }
 
-/// A process that has connected to a protected target: the value of the process map, whose key is the tgid.
+/// A process that has connected to a protected target, or is executing a program: the value of the process map, whose key
+/// is the tgid.
 ///
-/// `sequence` is a seqlock over exec: odd while an exec is under way, even otherwise, and changed by every exec.
+/// `sequence` is a seqlock over exec: odd while an exec is under way, even otherwise, and changed by every exec. An exec of a
+/// process without an entry makes a placeholder for its duration, so that another of its threads cannot connect meanwhile
+/// and be taken for the program that is about to run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessEntry {
@@ -79,19 +82,49 @@ pub struct ProcessEntry {
     pub generation: u64,
     /// Exec sequence.
     pub sequence: u64,
+    /// Thread that executes, while the sequence is odd.
+    pub executor: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
+/// Bit of a sequence: the entry was made by an exec and goes with it.
+const PLACEHOLDER: u64 = 1 << 63;
+
 impl ProcessEntry {
-    /// The sequence once an exec has begun. Idempotent: two programs that see the same event leave the same value.
+    /// The entry of a process that connects for the first time.
     #[must_use]
-    pub const fn exec_begun(self) -> Self {
-        Self { generation: self.generation, sequence: self.sequence | 1 }
+    pub const fn connected(now: u64) -> Self {
+        Self { generation: now, sequence: 0, executor: 0, pad: 0 }
     }
 
-    /// The sequence once an exec has succeeded: even, and different from before even if the beginning went unseen.
+    /// The entry of a process that has none and whose thread `executor` begins to execute a program.
     #[must_use]
-    pub const fn exec_done(self) -> Self {
-        Self { generation: self.generation, sequence: (self.sequence | 1).wrapping_add(1) }
+    pub const fn placeholder(now: u64, executor: u32) -> Self {
+        Self { generation: now, sequence: PLACEHOLDER | 1, executor, pad: 0 }
+    }
+
+    /// The entry once an exec by `executor` has begun. Idempotent: two programs that see the same event leave the same value.
+    #[must_use]
+    pub const fn exec_begun(self, executor: u32) -> Self {
+        Self { sequence: self.sequence | 1, executor, ..self }
+    }
+
+    /// The entry once an exec has succeeded: even, and different from before even if the beginning went unseen. `None`: a
+    /// placeholder, no longer needed.
+    #[must_use]
+    pub const fn exec_done(self) -> Option<Self> {
+        if self.sequence & PLACEHOLDER != 0 {
+            return None;
+        }
+        Some(Self { sequence: (self.sequence | 1).wrapping_add(1), executor: 0, ..self })
+    }
+
+    /// Whether the entry ends with the exit of `thread` of the process `tgid`: with the thread-group leader's, unless that
+    /// leader gives way to another thread's exec; with the executing thread's, since that exec has failed for good.
+    #[must_use]
+    pub const fn ends_with(self, thread: u32, tgid: u32) -> bool {
+        if self.in_exec() { thread == self.executor } else { thread == tgid }
     }
 
     /// Whether an exec is under way.
@@ -141,6 +174,13 @@ pub struct Settings {
     /// Zero.
     pub pad: [u16; 3],
 }
+
+/// Protected destinations per family: sixteen bytes of address each, for a few hundred targets with all their addresses.
+pub const MAX_DESTINATIONS: u32 = 16_384;
+/// Processes that are connected to protected targets at once, or executing a program. Beyond it, connects are refused.
+pub const MAX_PROCESSES: u32 = 65_536;
+/// Redirected connections that wait for their handshake at once. Beyond it, connections are refused.
+pub const MAX_TUPLES: u32 = 65_536;
 
 /// Role of one of the agent's own sockets: the value of the mark map (socket storage). Nothing but the warden writes it.
 pub type Mark = u32;
@@ -197,7 +237,8 @@ const _: () = {
     assert!(offset_of!(FlowRecord, port) == 80);
     assert!(size_of::<TupleKey>() == 48);
     assert!(offset_of!(TupleKey, source_port) == 40);
-    assert!(size_of::<ProcessEntry>() == 16);
+    assert!(size_of::<ProcessEntry>() == 24);
+    assert!(offset_of!(ProcessEntry, executor) == 16);
     assert!(size_of::<DestinationKey>() == 20);
     assert!(size_of::<Destination>() == 8);
     assert!(size_of::<Settings>() == 16);
@@ -209,12 +250,33 @@ mod tests {
 
     #[test]
     fn every_exec_changes_the_sequence_and_leaves_it_even() {
-        let idle = ProcessEntry { generation: 7, sequence: 4 };
-        assert!(idle.exec_begun().in_exec());
-        assert_eq!(idle.exec_begun().exec_begun(), idle.exec_begun());
-        assert_eq!(idle.exec_begun().exec_done().sequence, 6);
+        let idle = ProcessEntry { sequence: 4, ..ProcessEntry::connected(7) };
+        let begun = idle.exec_begun(12);
+        assert!(begun.in_exec() && !idle.in_exec());
+        assert_eq!(begun.exec_begun(12), begun);
+        assert_eq!(begun.exec_done(), Some(ProcessEntry { sequence: 6, ..idle }));
         // Two programs at once during an upgrade, or one that began watching in the middle of an exec.
-        assert_eq!(idle.exec_begun().exec_done().exec_done().sequence, 8);
-        assert_eq!(idle.exec_done().sequence, 6);
+        assert_eq!(begun.exec_done().and_then(ProcessEntry::exec_done), Some(ProcessEntry { sequence: 8, ..idle }));
+        assert_eq!(idle.exec_done(), Some(ProcessEntry { sequence: 6, ..idle }));
+    }
+
+    #[test]
+    fn a_placeholder_is_in_exec_and_goes_with_it() {
+        let placeholder = ProcessEntry::placeholder(7, 12);
+        assert!(placeholder.in_exec());
+        assert_eq!(placeholder.exec_begun(12), placeholder);
+        assert_eq!(placeholder.exec_done(), None);
+    }
+
+    #[test]
+    fn an_entry_ends_with_the_leader_or_with_a_failed_exec() {
+        let idle = ProcessEntry::connected(7);
+        assert!(idle.ends_with(10, 10));
+        assert!(!idle.ends_with(12, 10));
+        // Thread 12 executes and makes the leader exit: the process goes on.
+        let begun = idle.exec_begun(12);
+        assert!(!begun.ends_with(10, 10));
+        assert!(!begun.ends_with(13, 10));
+        assert!(begun.ends_with(12, 10));
     }
 }

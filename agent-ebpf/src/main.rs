@@ -1,0 +1,104 @@
+//! Postern's kernel side: connections to protected destinations are noted and led to the proxy, or refused.
+//!
+//! Attached at the root of the cgroup v2 hierarchy and pinned there, so that it outlives the agent. In the order of one
+//! connection: [`connect`], then [`handover`]; beside them [`process`] keeps watch on exec and exit.
+//!
+//! *Invariant:* a connection to a protected destination reaches the proxy together with its flow, or does not happen.
+//! Whatever cannot be looked up, noted or recognised is refused.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod address;
+mod connect;
+mod handover;
+mod maps;
+mod process;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, sock_ops},
+    programs::{BtfTracePointContext, SockAddrContext, SockContext, SockOpsContext},
+};
+
+use crate::address::Asked;
+
+/// `connect` of an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect::<false>(&ctx, &Asked::v4(&ctx))
+}
+
+/// `connect` of an IPv6 socket, also to IPv4-mapped addresses.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect::<true>(&ctx, &Asked::v6(&ctx))
+}
+
+/// `sendto` of an unconnected IPv4 datagram socket.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    connect::send(&ctx, &Asked::v4(&ctx))
+}
+
+/// `sendto` of an unconnected IPv6 datagram socket.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    connect::send(&ctx, &Asked::v6(&ctx))
+}
+
+/// `getpeername` of an IPv4 socket.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    connect::show_peer::<false>(&ctx)
+}
+
+/// `getpeername` of an IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    connect::show_peer::<true>(&ctx)
+}
+
+/// Events of TCP connections.
+#[sock_ops]
+pub fn handover(ctx: SockOpsContext) -> u32 {
+    handover::event(&ctx)
+}
+
+/// The last descriptor of a socket is closed.
+#[cgroup_sock(sock_release)]
+pub fn release(ctx: SockContext) -> i32 {
+    handover::released(&ctx)
+}
+
+/// An exec has passed the point of no return (kernel 6.10 and later); the process is still what it was.
+#[btf_tracepoint(function = "sched_prepare_exec")]
+pub fn prepare_exec(_ctx: BtfTracePointContext) -> i32 {
+    process::exec_begun();
+    0
+}
+
+/// An exec has succeeded.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn process_exec(_ctx: BtfTracePointContext) -> i32 {
+    process::exec_done();
+    0
+}
+
+/// A thread exits.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn process_exit(_ctx: BtfTracePointContext) -> i32 {
+    process::exited();
+    0
+}
+
+/// The licence that the helpers ask for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier accepts no loop without an end: a program with a reachable panic does not load.
+    loop {}
+}

@@ -1,0 +1,116 @@
+//! The maps, all of them pinned by the warden, which knows their types and sizes and compares them at start.
+//!
+//! No map that holds a security fact evicts: what does not fit is refused.
+
+use core::{arch::asm, ffi::c_void, ptr};
+
+use agent_common::{
+    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, MAX_DESTINATIONS, MAX_PROCESSES,
+    MAX_TUPLES, Mark, ProcessEntry, Settings, TupleKey,
+};
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    btf_maps::{Array, HashMap, LpmTrie, SkStorage},
+    helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
+    macros::btf_map,
+};
+
+/// Agent-wide settings.
+#[btf_map]
+pub static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// See [`Counter`].
+#[btf_map]
+pub static COUNTERS: Array<u64, { COUNTER_COUNT as usize }> = Array::new();
+
+/// Protected IPv4 destinations.
+#[btf_map]
+pub static PROTECTED4: LpmTrie<DestinationKey, Destination, { MAX_DESTINATIONS as usize }> = LpmTrie::new();
+
+/// Protected IPv6 destinations.
+#[btf_map]
+pub static PROTECTED6: LpmTrie<DestinationKey, Destination, { MAX_DESTINATIONS as usize }> = LpmTrie::new();
+
+/// Processes that connect, by tgid.
+#[btf_map]
+pub static PROCESSES: HashMap<u32, ProcessEntry, { MAX_PROCESSES as usize }> = HashMap::new();
+
+/// Flows on their way from the connecting to the accepted socket.
+#[btf_map]
+pub static TUPLES: HashMap<TupleKey, FlowRecord, { MAX_TUPLES as usize }> = HashMap::new();
+
+/// The flow of a socket: of the connecting one, with its own cookie, and of the accepted one, with the other's.
+#[btf_map]
+pub static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
+
+/// The key under which a connecting socket's flow was published in [`TUPLES`].
+#[btf_map]
+pub static PUBLISHED: SkStorage<TupleKey> = SkStorage::new();
+
+/// Roles of the agent's own sockets.
+#[btf_map]
+pub static MARKS: SkStorage<Mark> = SkStorage::new();
+
+/// Adds one to a counter.
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // The compiler offers no atomic addition for this target, though the instruction set has one.
+        // SAFETY: adds to a value of an array map, which is aligned to eight bytes and is never freed.
+        unsafe { asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64) };
+    }
+}
+
+/// Storage of a socket, of which the kernel can have several kinds of pointer: a socket's, or the context of a program whose
+/// context is a socket.
+pub struct Stored<'a, T>(&'a SkStorage<T>);
+
+impl<'a, T> Stored<'a, T> {
+    /// The value, if there is one; valid until the socket is released, and changed by nobody else while a program runs on it.
+    ///
+    /// # Safety
+    /// `sk` must be a pointer to a socket that the verifier accepts for this helper, or null.
+    pub unsafe fn get(&self, sk: *mut bpf_sock) -> Option<&'a T> {
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: the caller vouches for `sk`; the map is a socket storage of `T`, whose values live as long as the socket.
+        unsafe { bpf_sk_storage_get(self.map(), sk.cast(), ptr::null_mut(), 0).cast::<T>().as_ref() }
+    }
+
+    /// Sets the value. The helper leaves a value alone that is there already: delete it first. False if there is no memory.
+    ///
+    /// # Safety
+    /// As for [`Stored::get`].
+    #[must_use]
+    pub unsafe fn insert(&self, sk: *mut bpf_sock, value: &T) -> bool {
+        if sk.is_null() {
+            return false;
+        }
+        let initial: *mut T = ptr::from_ref(value).cast_mut();
+        // SAFETY: as in `get`; the helper only reads the initial value.
+        unsafe {
+            let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+            !bpf_sk_storage_get(self.map(), sk.cast(), initial.cast(), flags).is_null()
+        }
+    }
+
+    /// Deletes the value, if there is one.
+    ///
+    /// # Safety
+    /// As for [`Stored::get`].
+    pub unsafe fn delete(&self, sk: *mut bpf_sock) {
+        if !sk.is_null() {
+            // SAFETY: as in `get`.
+            unsafe { bpf_sk_storage_delete(self.map(), sk.cast()) };
+        }
+    }
+
+    fn map(&self) -> *mut c_void {
+        ptr::from_ref(self.0).cast_mut().cast()
+    }
+}
+
+/// [`FLOWS`], [`PUBLISHED`] or [`MARKS`] for use with a socket.
+pub const fn stored<T>(map: &SkStorage<T>) -> Stored<'_, T> {
+    Stored(map)
+}

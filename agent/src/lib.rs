@@ -2,7 +2,9 @@
 
 pub mod config;
 pub mod gate;
+pub mod identity;
 pub mod masking;
 pub mod model;
 pub mod protocol;
 pub mod recording;
+pub mod warden;

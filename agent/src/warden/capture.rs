@@ -1,0 +1,259 @@
+//! The kernel side, loaded, attached and pinned: or adopted from an earlier run.
+//!
+//! *Invariant:* from the first start to `postern uninstall` there is no moment in which a protected destination can be
+//! reached past the programs. New programs use the pinned maps and take the old ones' place under the pinned links.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, RwLock},
+};
+
+use agent_common::{COUNTER_NAMES, FlowRecord, LAYOUT, MARK_LISTENER, MARK_UPSTREAM, Mark, ProcessEntry, Settings};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
+    pin::PinError,
+    programs::{ProgramError, links::LinkError},
+};
+use aya_log::EbpfLogger;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{info, warn};
+
+use super::{
+    destinations::{Destinations, ProtectError},
+    pins,
+    sys::{self, Plain},
+};
+use crate::config::Target;
+
+/// The kernel side, compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
+
+/// The kernel side at work. It stays at work when this is dropped.
+pub(super) struct Capture {
+    settings: Mutex<(Array<MapData, Plain<Settings>>, Settings)>,
+    counters: Array<MapData, u64>,
+    processes: RwLock<HashMap<MapData, u32, Plain<ProcessEntry>>>,
+    flows: SkStorage<MapData, Plain<FlowRecord>>,
+    marks: Mutex<SkStorage<MapData, Mark>>,
+    destinations: Mutex<Destinations>,
+    process_map: PathBuf,
+}
+
+/// What the programs log, on its way to `tracing` (by way of `log`, whose logger the subscriber must have installed).
+pub(super) struct KernelLog {
+    readable: OwnedFd,
+    forward: Box<dyn FnMut() + Send>,
+}
+
+impl KernelLog {
+    /// Forwards what is logged, for as long as the process lives: in a thread of its own, since whoever is refused often
+    /// enough can keep it busy.
+    pub(super) fn run(mut self) {
+        loop {
+            let mut ready = [PollFd::new(self.readable.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Ok(_) => (self.forward)(),
+                Err(nix::Error::EINTR) => {}
+                Err(error) => {
+                    warn!(%error, "what the kernel side logs cannot be read any more");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Capture {
+    /// Loads the programs, adopts or makes the pins below `pin_dir`, and attaches at the root of the cgroup hierarchy.
+    ///
+    /// Until [`Capture::listen_at`], every connection to a protected destination is refused.
+    pub(super) fn start(
+        pin_dir: &Path,
+        cgroup: BorrowedFd<'_>,
+        netns: u64,
+        targets: &[Target],
+    ) -> Result<(Self, KernelLog), CaptureError> {
+        let directory = pin_dir.join(format!("v{LAYOUT}"));
+        pins::check(pin_dir, &directory)?;
+        let mut loader = EbpfLoader::new();
+        for map in &pins::MAPS {
+            loader.map_pin_path(map.name, directory.join(map.name));
+        }
+        let mut kernel = loader.load(OBJECT).map_err(Box::new)?;
+        let mut logger = EbpfLogger::init(&mut kernel).map_err(|error| CaptureError::Logger(error.to_string()))?;
+        let log = KernelLog {
+            readable: logger.as_fd().try_clone_to_owned().map_err(|error| CaptureError::Logger(error.to_string()))?,
+            forward: Box::new(move || logger.flush()),
+        };
+
+        let mut settings: Array<_, Plain<Settings>> = map(&mut kernel, "SETTINGS")?;
+        let closed = Settings { netns, port: 0, pad: [0; 3] };
+        settings.set(0, Plain(closed), 0)?;
+        let v4 = map(&mut kernel, "PROTECTED4")?;
+        let v6 = map(&mut kernel, "PROTECTED6")?;
+        let destinations = Destinations::new(v4, v6, targets)?;
+
+        let adopted = pins::attach(&mut kernel, &directory, cgroup)?;
+        pins::verify(&kernel, &directory, cgroup)?;
+        info!(
+            destinations = destinations.len(),
+            programs = pins::PROGRAMS.len(),
+            adopted,
+            pins = %directory.display(),
+            "the kernel side is in force at the root of the cgroup hierarchy"
+        );
+        let capture = Self {
+            settings: Mutex::new((settings, closed)),
+            counters: map(&mut kernel, "COUNTERS")?,
+            processes: RwLock::new(map(&mut kernel, "PROCESSES")?),
+            flows: map(&mut kernel, "FLOWS")?,
+            marks: Mutex::new(map(&mut kernel, "MARKS")?),
+            destinations: Mutex::new(destinations),
+            process_map: directory.join("PROCESSES"),
+        };
+        Ok((capture, log))
+    }
+
+    /// Tells the programs where the proxy listens; 0 for nowhere.
+    pub(super) fn listen_at(&self, port: u16) -> Result<(), MapError> {
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let (map, current) = &mut *settings;
+        let next = Settings { port, ..*current };
+        map.set(0, Plain(next), 0)?;
+        *current = next;
+        Ok(())
+    }
+
+    /// Marks one of the proxy's listeners.
+    pub(super) fn mark_listener(&self, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.mark(socket, MARK_LISTENER)
+    }
+
+    /// Marks a socket of the proxy on its way to a target.
+    pub(super) fn mark_upstream(&self, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.mark(socket, MARK_UPSTREAM)
+    }
+
+    fn mark(&self, socket: BorrowedFd<'_>, mark: Mark) -> Result<(), MapError> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.insert(&socket.as_raw_fd(), mark, 0)
+    }
+
+    /// The flow in a socket's own storage.
+    pub(super) fn flow(&self, socket: BorrowedFd<'_>) -> Result<Option<FlowRecord>, MapError> {
+        match self.flows.get(&socket.as_raw_fd(), 0) {
+            Ok(Plain(flow)) => Ok(Some(flow)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The entry of a process.
+    pub(super) fn process(&self, tgid: u32) -> Result<Plain<ProcessEntry>, MapError> {
+        self.processes.read().unwrap_or_else(PoisonError::into_inner).get(&tgid, 0)
+    }
+
+    /// All entries of processes.
+    pub(super) fn processes(&self) -> Vec<(u32, ProcessEntry)> {
+        let processes = self.processes.read().unwrap_or_else(PoisonError::into_inner);
+        processes.iter().filter_map(Result::ok).map(|(tgid, Plain(entry))| (tgid, entry)).collect()
+    }
+
+    /// Removes the entry of a process that is no more.
+    pub(super) fn forget(&self, tgid: u32) {
+        let mut processes = self.processes.write().unwrap_or_else(PoisonError::into_inner);
+        match processes.remove(&tgid) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => warn!(tgid, %error, "the entry of an ended process cannot be removed"),
+        }
+    }
+
+    /// A descriptor of the process map that only reads.
+    pub(super) fn process_map(&self) -> io::Result<OwnedFd> {
+        sys::pinned(&self.process_map, true)
+    }
+
+    /// Takes new addresses of a target that is known by name.
+    pub(super) fn protect(&self, target: u32, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
+        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect(target, addresses)
+    }
+
+    /// The counters by name.
+    pub(super) fn counters(&self) -> Result<BTreeMap<String, u64>, MapError> {
+        COUNTER_NAMES
+            .iter()
+            .map(|(counter, name)| Ok(((*name).to_owned(), self.counters.get(&(*counter as u32), 0)?)))
+            .collect()
+    }
+}
+
+/// Takes a map out of the loaded object, as the type that it has to be.
+fn map<T>(kernel: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    Ok(T::try_from(kernel.take_map(name).ok_or(CaptureError::Missing(name))?)?)
+}
+
+/// The kernel side could not be put in force, or not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// A pin directory cannot be made or read.
+    #[error("{0}: {1}")]
+    Directory(PathBuf, #[source] io::Error),
+    /// Something else lies among the pins.
+    #[error("{0} was left by another version of the agent; run `postern uninstall`, then start again")]
+    Foreign(PathBuf),
+    /// A pinned map has another layout.
+    #[error("the map {0} has another layout than this agent's; run `postern uninstall`, then start again")]
+    Layout(PathBuf),
+    /// A pin cannot be made, opened or replaced.
+    #[error("the pin {0}: {1}")]
+    Pin(PathBuf, #[source] io::Error),
+    /// The object cannot be loaded.
+    #[error("the kernel side cannot be loaded: {0}")]
+    Load(#[from] Box<EbpfError>),
+    /// The kernel does not describe its types.
+    #[error("the kernel's type information cannot be read ({0}); Postern needs a kernel with BTF")]
+    Types(String),
+    /// A program cannot be loaded or attached.
+    #[error("the kernel program {name} cannot be put in force: {source} (Postern needs kernel 6.10 or later)")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// A map cannot be read or written.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A link cannot be pinned.
+    #[error(transparent)]
+    PinLink(#[from] PinError),
+    /// A link cannot be read.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The object lacks a part.
+    #[error("the kernel side has no {0}; it was built from other sources than this agent")]
+    Missing(&'static str),
+    /// The programs' log cannot be read.
+    #[error("the log of the kernel side cannot be read: {0}")]
+    Logger(String),
+    /// Protected destinations cannot be written.
+    #[error("{0}")]
+    Protect(String),
+    /// Another program is in force than the one that was loaded.
+    #[error("the kernel program {0} is not in force although it was attached")]
+    NotInForce(&'static str),
+}
+
+impl From<ProtectError> for CaptureError {
+    fn from(error: ProtectError) -> Self {
+        Self::Protect(error.to_string())
+    }
+}

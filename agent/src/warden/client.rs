@@ -1,0 +1,286 @@
+//! The proxy's side of the warden's socket.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use aya::maps::MapError;
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt},
+        time::TimeVal,
+    },
+};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{Semaphore, oneshot, watch},
+    task::AbortHandle,
+};
+
+use super::{
+    Liveness, Reason, Unidentified, sys,
+    wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
+};
+use crate::model::{Flow, Process};
+
+/// Questions that wait for their answers at once; the others queue here, not in the socket.
+const MAX_OPEN_QUESTIONS: usize = 64;
+
+/// How long the warden may take for its greeting.
+const GREETING: TimeVal = TimeVal::new(10, 0);
+
+/// A connection to the warden. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Warden {
+    inner: Arc<Inner>,
+    _reader: Arc<Reader>,
+}
+
+/// The task that reads answers; it ends with the last [`Warden`], and the connection with it.
+#[derive(Debug)]
+struct Reader(AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the warden hands over in its greeting.
+#[derive(Debug)]
+pub struct Handed {
+    /// Where redirected connections arrive: 127.0.0.1 and, if the host has IPv6, ::1. Non-blocking.
+    pub listeners: Vec<TcpListener>,
+    /// Tells whether the process behind a flow is still the same.
+    pub liveness: Liveness,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: AsyncFd<OwnedFd>,
+    next: AtomicU64,
+    slots: Semaphore,
+    /// `None` once the warden is gone.
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Received>>>>,
+    gone: watch::Sender<bool>,
+}
+
+type Received = (Answer, Vec<OwnedFd>);
+
+/// The warden did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Its socket cannot be reached, or the connection has ended.
+    #[error("the warden cannot be reached at {0}: {1}")]
+    Unreachable(PathBuf, #[source] io::Error),
+    /// The connection has ended.
+    #[error("the warden has gone")]
+    Gone,
+    /// It refuses.
+    #[error("the warden refuses: {0}")]
+    Refused(String),
+    /// It answers something else than what was asked.
+    #[error("the warden speaks another language; it must be of the same version")]
+    Confused,
+    /// The process map that it sent cannot be used.
+    #[error("the process map cannot be used: {0}")]
+    ProcessMap(#[from] MapError),
+}
+
+impl Warden {
+    /// Connects and greets, which takes a moment and blocks; later calls do not. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// The warden is not there, does not take us for its proxy, or cannot make the listeners.
+    pub fn connect(runtime_dir: &Path) -> Result<(Self, Handed), AskError> {
+        let path = runtime_dir.join(SOCKET);
+        let unreachable = |error: io::Error| AskError::Unreachable(path.clone(), error);
+        let socket = dial(&path).map_err(unreachable)?;
+        wire::send(socket.as_fd(), &Request { id: 0, call: Call::Hello }, &[]).map_err(unreachable)?;
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let greeting = wire::receive::<Response>(socket.as_fd(), &mut buffer).map_err(unreachable)?;
+        let (process_map, listeners) = match greeting {
+            Some((Response { answer: Answer::Hello, .. }, mut descriptors)) if descriptors.len() >= 2 => {
+                (descriptors.remove(0), descriptors)
+            }
+            Some((Response { answer: Answer::Refused(reason), .. }, _)) => return Err(AskError::Refused(reason)),
+            Some(_) => return Err(AskError::Confused),
+            None => return Err(AskError::Gone),
+        };
+        let listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from).collect();
+        for listener in &listeners {
+            listener.set_nonblocking(true).map_err(unreachable)?;
+        }
+        let handed = Handed { listeners, liveness: Liveness::new(process_map)? };
+
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| unreachable(error.into()))?;
+        let inner = Arc::new(Inner {
+            socket: sys::register(socket).map_err(unreachable)?,
+            next: AtomicU64::new(1),
+            slots: Semaphore::new(MAX_OPEN_QUESTIONS),
+            waiting: Mutex::new(Some(HashMap::new())),
+            gone: watch::Sender::new(false),
+        });
+        let reader = tokio::spawn(listen(Arc::clone(&inner), buffer)).abort_handle();
+        Ok((Self { inner, _reader: Arc::new(Reader(reader)) }, handed))
+    }
+
+    /// Returns once the warden is gone. The proxy must then end: nothing can be identified any more.
+    pub async fn gone(&self) {
+        // The sender lives as long as `self`, so the only way to return is the value.
+        let _ = self.inner.gone.subscribe().wait_for(|gone| *gone).await;
+    }
+
+    /// Whose is this accepted socket?
+    ///
+    /// # Errors
+    /// It is nobody's who could be proven, and why.
+    pub async fn identify(&self, socket: BorrowedFd<'_>) -> Result<(Flow, Process), Unidentified> {
+        let unable = |reason| Unidentified { flow: None, reason };
+        match self.ask(Call::Identify, Some(socket)).await {
+            Ok((Answer::Identified { flow, process }, _)) => Ok((flow, *process)),
+            Ok((Answer::Unidentified(unidentified), _)) => Err(unidentified),
+            Ok(_) => Err(unable(Reason::Warden(AskError::Confused.to_string()))),
+            Err(error) => Err(unable(Reason::Warden(error.to_string()))),
+        }
+    }
+
+    /// Lets this unconnected TCP socket connect to a protected target. Whoever has the socket can then do so: never let it
+    /// leave the proxy.
+    ///
+    /// # Errors
+    /// The warden refuses, or is gone.
+    pub async fn mark(&self, socket: BorrowedFd<'_>) -> Result<(), AskError> {
+        done(self.ask(Call::Mark, Some(socket)).await)
+    }
+
+    /// Opens a file that the configuration names, for reading.
+    ///
+    /// # Errors
+    /// The configuration does not name it, it cannot be opened, or the warden is gone.
+    pub async fn open(&self, path: &Path) -> Result<OwnedFd, AskError> {
+        match self.ask(Call::Open { path: path.to_owned() }, None).await? {
+            (Answer::Opened, mut descriptors) => descriptors.pop().ok_or(AskError::Confused),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    /// Protects the addresses that the names of a target have now, in place of those that they had before.
+    ///
+    /// # Errors
+    /// The target has no such name, there are too many addresses, or the warden is gone.
+    pub async fn protect(&self, target: u32, addresses: &[SocketAddr]) -> Result<(), AskError> {
+        done(self.ask(Call::Protect { target, addresses: addresses.to_vec() }, None).await)
+    }
+
+    /// How many connects were redirected, refused and so on, by the names in [`agent_common::COUNTER_NAMES`].
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn counters(&self) -> Result<BTreeMap<String, u64>, AskError> {
+        match self.ask(Call::Counters, None).await? {
+            (Answer::Counters(counters), _) => Ok(counters),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    async fn ask(&self, call: Call, descriptor: Option<BorrowedFd<'_>>) -> Result<Received, AskError> {
+        let inner = &self.inner;
+        let _slot = inner.slots.acquire().await.map_err(|_| AskError::Gone)?;
+        let id = inner.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        inner.waiting().as_mut().ok_or(AskError::Gone)?.insert(id, sender);
+        // Also when this future is dropped before the answer is there.
+        let _forget = Forget { inner, id };
+        let request = Request { id, call };
+        let sent = inner
+            .socket
+            .async_io(tokio::io::Interest::WRITABLE, |socket| {
+                wire::send(socket.as_fd(), &request, descriptor.as_slice())
+            })
+            .await;
+        sent.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => AskError::Refused("the question is too long".into()),
+            _ => AskError::Gone,
+        })?;
+        receiver.await.map_err(|_| AskError::Gone)
+    }
+}
+
+impl Inner {
+    fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Received>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a question back.
+struct Forget<'a> {
+    inner: &'a Inner,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.inner.waiting().as_mut() {
+            waiting.remove(&self.id);
+        }
+    }
+}
+
+/// Gives answers to those who wait for them, until the connection ends.
+async fn listen(inner: Arc<Inner>, mut buffer: Vec<u8>) {
+    loop {
+        let received = inner
+            .socket
+            .async_io(tokio::io::Interest::READABLE, |socket| wire::receive::<Response>(socket.as_fd(), &mut buffer))
+            .await;
+        match received {
+            Ok(Some((Response { id, answer }, descriptors))) => {
+                let sender = inner.waiting().as_mut().and_then(|waiting| waiting.remove(&id));
+                if let Some(sender) = sender {
+                    // Nobody may be waiting any more.
+                    let _ = sender.send((answer, descriptors));
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                tracing::warn!(%error, "the warden's answer makes no sense");
+                break;
+            }
+        }
+    }
+    // Whoever waits for an answer is woken by the loss of its sender.
+    *inner.waiting() = None;
+    inner.gone.send_replace(true);
+}
+
+fn dial(path: &Path) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd as _;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &GREETING)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket)
+}
+
+fn done(received: Result<Received, AskError>) -> Result<(), AskError> {
+    match received? {
+        (Answer::Done, _) => Ok(()),
+        (answer, _) => Err(refusal(answer)),
+    }
+}
+
+fn refusal(answer: Answer) -> AskError {
+    match answer {
+        Answer::Refused(reason) => AskError::Refused(reason),
+        _ => AskError::Confused,
+    }
+}

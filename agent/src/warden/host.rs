@@ -1,0 +1,216 @@
+//! What the warden needs of the host before it begins: the initial namespaces, the cgroup v2 hierarchy, a BPF file system,
+//! the agent's user and directories.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, socket},
+        stat::{Mode, fchmod},
+        statfs::{BPF_FS_MAGIC, statfs},
+    },
+    unistd::{Gid, Uid, User, fchown},
+};
+
+use super::sys;
+
+/// Inode of the initial pid namespace, as every kernel numbers it.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// Inode of the initial cgroup namespace.
+const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+
+/// Where a BPF file system is mounted by convention.
+const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+
+/// Refuses to run where process ids, or cgroup paths, are not the host's.
+pub(super) fn check_namespaces() -> Result<(), HostError> {
+    for (kind, initial) in [("pid", INITIAL_PID_NAMESPACE), ("cgroup", INITIAL_CGROUP_NAMESPACE)] {
+        let path = PathBuf::from(format!("/proc/self/ns/{kind}"));
+        let found = fs::metadata(&path).map_err(|error| HostError::Path(path, error))?.ino();
+        if found != initial {
+            return Err(HostError::Namespace(kind));
+        }
+    }
+    Ok(())
+}
+
+/// Where the cgroup v2 hierarchy is mounted, found by its file-system type: it is not always the same place.
+pub(super) fn cgroup_root() -> Result<PathBuf, HostError> {
+    let path = PathBuf::from("/proc/self/mountinfo");
+    let mounts = fs::read_to_string(&path).map_err(|error| HostError::Path(path, error))?;
+    cgroup_root_in(&mounts).ok_or(HostError::NoCgroup)
+}
+
+/// The mount point of the whole hierarchy: lines of `mountinfo` have root and mount point in fields 4 and 5, and the type
+/// behind a lone dash.
+fn cgroup_root_in(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (source.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(unescape(point)))
+    })
+}
+
+/// `mountinfo` writes space, tab, newline and backslash as octal escapes.
+fn unescape(field: &str) -> String {
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// Makes sure that `pins` lies in a BPF file system, mounting one at the usual place if that is all that is missing.
+pub(super) fn bpf_file_system(pins: &Path) -> Result<(), HostError> {
+    if on_bpf_file_system(pins)? {
+        return Ok(());
+    }
+    if !pins.starts_with(BPF_FILE_SYSTEM) {
+        return Err(HostError::NotBpf(pins.into()));
+    }
+    // Two agents that start at once must not mount one over the other.
+    let failed = |error: io::Error| HostError::Path(BPF_FILE_SYSTEM.into(), error);
+    let point = File::open(BPF_FILE_SYSTEM).map_err(failed)?;
+    let _lock = Flock::lock(point, FlockArg::LockExclusive).map_err(|(_, error)| failed(error.into()))?;
+    if !on_bpf_file_system(pins)? {
+        mount(
+            Some("bpf"),
+            BPF_FILE_SYSTEM,
+            Some("bpf"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some("mode=0700"),
+        )
+        .map_err(|error| failed(error.into()))?;
+    }
+    Ok(())
+}
+
+/// Whether the nearest existing ancestor lies in a BPF file system.
+fn on_bpf_file_system(path: &Path) -> Result<bool, HostError> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let found = statfs(existing).map_err(|error| HostError::Path(existing.into(), error.into()))?;
+    Ok(found.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Whether pins can lie at `path` at all: something else there must not be removed.
+pub(super) fn may_hold_pins(path: &Path) -> Result<bool, HostError> {
+    Ok(path.exists() && on_bpf_file_system(path)?)
+}
+
+/// Makes the pin directory, for root alone.
+pub(super) fn pin_directory(pins: &Path) -> Result<(), HostError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(pins).map_err(|error| HostError::Path(pins.into(), error))
+}
+
+/// Locks the pin directory for as long as the result lives, so that there is one warden.
+pub(super) fn lock_pins(pins: &Path) -> Result<Flock<File>, HostError> {
+    let failed = |error: io::Error| HostError::Path(pins.into(), error);
+    let directory = File::open(pins).map_err(failed)?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::Error::EWOULDBLOCK => HostError::Running(pins.into()),
+        error => failed(error.into()),
+    })
+}
+
+/// Cookie of our own network namespace, as programs see it.
+pub(super) fn netns_cookie() -> Result<u64, HostError> {
+    let failed = |error: nix::Error| HostError::Netns(error.into());
+    let any: OwnedFd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    sys::netns_cookie(&any).map_err(HostError::Netns)
+}
+
+/// The user that the proxy runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AgentUser {
+    pub uid: Uid,
+    pub gid: Gid,
+}
+
+/// Finds a user by name or number.
+pub(super) fn agent_user(name: &str) -> Result<AgentUser, HostError> {
+    let failed = |error: nix::Error| HostError::User(name.into(), error.into());
+    let found = match name.parse() {
+        Ok(number) => User::from_uid(Uid::from_raw(number)).map_err(failed)?,
+        Err(_) => User::from_name(name).map_err(failed)?,
+    };
+    let User { uid, gid, .. } = found.ok_or_else(|| HostError::NoUser(name.into()))?;
+    Ok(AgentUser { uid, gid })
+}
+
+/// Makes the runtime directory. The proxy can make its own socket in it, but cannot replace the warden's.
+pub(super) fn runtime_directory(path: &Path, user: AgentUser) -> Result<(), HostError> {
+    directory(path, Uid::from_raw(0), user.gid, 0o1771)
+}
+
+/// Makes the state directory, which is the proxy's own.
+pub(super) fn state_directory(path: &Path, user: AgentUser) -> Result<(), HostError> {
+    directory(path, user.uid, user.gid, 0o700)
+}
+
+/// Makes a directory with this very owner and mode, whoever made it.
+fn directory(path: &Path, owner: Uid, group: Gid, mode: u32) -> Result<(), HostError> {
+    let failed = |error: io::Error| HostError::Path(path.into(), error);
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    let opened =
+        OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path).map_err(failed)?;
+    fchown(&opened, Some(owner), Some(group)).map_err(|error| failed(error.into()))?;
+    fchmod(&opened, Mode::from_bits_truncate(mode)).map_err(|error| failed(error.into()))
+}
+
+/// The host is not as it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A namespace that is not the host's.
+    #[error("not in the host's {0} namespace; run Postern on the host itself, not in a container")]
+    Namespace(&'static str),
+    /// Something about a path.
+    #[error("{0}: {1}")]
+    Path(PathBuf, #[source] io::Error),
+    /// No cgroup v2 hierarchy.
+    #[error("no cgroup v2 hierarchy is mounted; Postern needs one, beside v1 if need be")]
+    NoCgroup,
+    /// Pins would not be in a BPF file system.
+    #[error("{0} is not in a BPF file system; agent.pin_dir must lie below {BPF_FILE_SYSTEM}")]
+    NotBpf(PathBuf),
+    /// Another warden holds the pins.
+    #[error("an agent is running with the pins in {0}; stop it first")]
+    Running(PathBuf),
+    /// The network namespace cannot be told.
+    #[error("the network namespace cannot be examined: {0}")]
+    Netns(#[source] io::Error),
+    /// A user cannot be looked up.
+    #[error("agent.user: \"{0}\" cannot be looked up: {1}")]
+    User(String, #[source] io::Error),
+    /// No such user.
+    #[error("agent.user: there is no user \"{0}\"; make one with `useradd --system {0}`")]
+    NoUser(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_hierarchy_is_found_by_its_type_and_only_whole() {
+        let mounts = "\
+            30 22 0:25 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+            31 30 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+            32 30 0:27 /part /mnt/part rw - cgroup2 cgroup2 rw\n\
+            33 30 0:27 / /mnt/all\\040of\\040it rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup_root_in(mounts), Some(PathBuf::from("/mnt/all of it")));
+        assert_eq!(cgroup_root_in(""), None);
+    }
+}

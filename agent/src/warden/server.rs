@@ -1,0 +1,379 @@
+//! The warden's side of its socket: one proxy at a time, a few threads that answer it.
+//!
+//! *Invariant:* whatever the other side sends, it gets no file but those that the configuration names, no mark on a socket
+//! that is connected, and it holds up nobody but itself: messages, descriptors, threads and waiting times are bounded.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions, Permissions},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use nix::sys::{
+    socket::{
+        AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, accept4, bind, listen,
+        setsockopt, shutdown, socket, sockopt,
+    },
+    time::TimeVal,
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Reason, Unidentified,
+    capture::Capture,
+    flow,
+    host::AgentUser,
+    process::Examiner,
+    sys,
+    wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
+};
+use crate::{
+    config::{Config, CredentialSource},
+    model::{Flow, Process},
+};
+
+/// Threads that answer. Reading a process takes some tenths of a millisecond; hashing a new program longer.
+const WORKERS: usize = 4;
+
+/// Connections that may wait to be accepted by the proxy.
+const BACKLOG: i32 = 4096;
+
+/// Tries to find a port that is free on 127.0.0.1 and on ::1.
+const PORT_TRIES: usize = 32;
+
+/// How long the proxy may leave answers unread before its connection is closed.
+const SEND_TIMEOUT: TimeVal = TimeVal::new(5, 0);
+
+/// `TCP_CLOSE`: neither connected, nor connecting, nor listening.
+const TCP_CLOSE: u8 = 7;
+
+/// What the threads share.
+struct Shared {
+    capture: Arc<Capture>,
+    examiner: Arc<Examiner>,
+    /// Files that the proxy may have.
+    files: BTreeSet<PathBuf>,
+    targets: usize,
+    user: AgentUser,
+    stopping: AtomicBool,
+    /// The connection that is served, to end it from outside.
+    current: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+/// The socket, served by a thread until this is dropped.
+pub(super) struct Server {
+    shared: Arc<Shared>,
+    listener: Arc<OwnedFd>,
+    path: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens in the runtime directory, which must be root's own.
+    pub(super) fn start(
+        config: &Config,
+        user: AgentUser,
+        capture: Arc<Capture>,
+        examiner: Arc<Examiner>,
+    ) -> io::Result<Self> {
+        let path = config.agent.runtime_dir.join(SOCKET);
+        let listener = Arc::new(listen_for_proxy(&path, user)?);
+        let shared = Arc::new(Shared {
+            capture,
+            examiner,
+            files: files(config),
+            targets: config.targets.len(),
+            user,
+            stopping: AtomicBool::new(false),
+            current: Mutex::new(None),
+        });
+        let thread = {
+            let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
+            thread::Builder::new().name("warden-accept".into()).spawn(move || shared.accept(&listener))?
+        };
+        Ok(Self { shared, listener, path, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Each wakes the thread that waits there; an error says that nobody does.
+        let _ = shutdown(raw(&*self.listener), Shutdown::Both);
+        self.shared.hang_up();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the thread that serves the proxy has panicked");
+        }
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Files that the configuration names and the proxy needs but may not be able to read.
+fn files(config: &Config) -> BTreeSet<PathBuf> {
+    let mut files = BTreeSet::new();
+    for target in &config.targets {
+        files.extend(target.tls.ca.clone());
+        files.extend(target.serve.iter().flat_map(|serve| [serve.cert.clone(), serve.key.clone()]));
+        if let CredentialSource::Agent(credentials) = &target.credential {
+            files.extend(credentials.iter().filter_map(|credential| credential.password_file.clone()));
+        }
+    }
+    files
+}
+
+fn listen_for_proxy(path: &Path, user: AgentUser) -> io::Result<OwnedFd> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(raw(&listener), &UnixAddr::new(path)?)?;
+    // Nobody can connect before `listen`, and nobody but root can replace the name in this directory.
+    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    chown(path, Some(0), Some(user.gid.as_raw()))?;
+    listen(&listener, Backlog::new(8)?)?;
+    Ok(listener)
+}
+
+impl Shared {
+    /// Serves one connection after the other.
+    fn accept(self: &Arc<Self>, listener: &OwnedFd) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            let connection = match accept4(listener, SockFlag::SOCK_CLOEXEC) {
+                Ok(connection) => Arc::new(connection),
+                Err(nix::Error::EINTR | nix::Error::ECONNABORTED) => continue,
+                Err(error) => {
+                    if !self.stopping.load(Ordering::SeqCst) {
+                        warn!(%error, "no proxy can connect any more");
+                    }
+                    return;
+                }
+            };
+            if let Err(error) = self.serve(&connection) {
+                warn!(%error, "a connection to the warden was refused");
+            }
+        }
+    }
+
+    fn serve(self: &Arc<Self>, connection: &Arc<OwnedFd>) -> io::Result<()> {
+        let peer = nix::sys::socket::getsockopt(connection, sockopt::PeerCredentials)?;
+        if peer.uid() != 0 && peer.uid() != self.user.uid.as_raw() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it is of user {}", peer.uid())));
+        }
+        setsockopt(connection, sockopt::SendTimeout, &SEND_TIMEOUT)?;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(connection));
+        if self.stopping.load(Ordering::SeqCst) {
+            self.hang_up();
+        }
+        info!(pid = peer.pid(), "a proxy has connected");
+        let session = Session { shared: self, connection, greeted: AtomicBool::new(false) };
+        thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(|| session.work());
+            }
+        });
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        info!(pid = peer.pid(), "the proxy has gone; connections to protected destinations are refused");
+        self.capture.listen_at(0).map_err(io::Error::other)
+    }
+
+    fn hang_up(&self) {
+        if let Some(connection) = self.current.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            let _ = shutdown(raw(&**connection), Shutdown::Both);
+        }
+    }
+}
+
+/// One proxy's connection.
+struct Session<'a> {
+    shared: &'a Arc<Shared>,
+    connection: &'a OwnedFd,
+    greeted: AtomicBool,
+}
+
+impl Session<'_> {
+    /// Answers until the connection ends, and ends it on the first thing that makes no sense.
+    fn work(&self) {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        loop {
+            match wire::receive::<Request>(self.connection.as_fd(), &mut buffer) {
+                Ok(Some((request, descriptors))) => {
+                    if let Err(error) = self.answer(request, &descriptors) {
+                        warn!(%error, "the proxy does not take its answers");
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    warn!(%error, "the proxy does not speak the warden's language");
+                    break;
+                }
+            }
+        }
+        // For the other threads.
+        let _ = shutdown(raw(self.connection), Shutdown::Both);
+    }
+
+    fn answer(&self, request: Request, descriptors: &[OwnedFd]) -> io::Result<()> {
+        let send = |answer, descriptors: &[BorrowedFd<'_>]| {
+            wire::send(self.connection.as_fd(), &Response { id: request.id, answer }, descriptors)
+        };
+        let capture = &self.shared.capture;
+        let done = |result: Result<(), String>| match result {
+            Ok(()) => Answer::Done,
+            Err(reason) => Answer::Refused(reason),
+        };
+        match request.call {
+            Call::Hello => match self.greet() {
+                Ok((process_map, listeners)) => {
+                    let mut handed = vec![process_map.as_fd()];
+                    handed.extend(listeners.iter().map(AsFd::as_fd));
+                    send(Answer::Hello, &handed)
+                }
+                Err(error) => send(Answer::Refused(error.to_string()), &[]),
+            },
+            Call::Identify => {
+                let answer = match self.identify(descriptors) {
+                    Ok((flow, process)) => Answer::Identified { flow, process },
+                    Err(unidentified) => Answer::Unidentified(unidentified),
+                };
+                send(answer, &[])
+            }
+            Call::Mark => send(done(self.mark(descriptors)), &[]),
+            Call::Open { path } => match self.open(&path) {
+                Ok(file) => send(Answer::Opened, &[file.as_fd()]),
+                Err(reason) => send(Answer::Refused(reason), &[]),
+            },
+            Call::Protect { target, addresses } => {
+                send(done(capture.protect(target, &addresses).map_err(|error| error.to_string())), &[])
+            }
+            Call::Counters => {
+                let answer = match capture.counters() {
+                    Ok(counters) => Answer::Counters(counters),
+                    Err(error) => Answer::Refused(error.to_string()),
+                };
+                send(answer, &[])
+            }
+        }
+    }
+
+    /// Makes the listeners. The warden's own descriptors of them are closed with the answer: should the proxy die, they are
+    /// gone, and the kernel side refuses.
+    fn greet(&self) -> io::Result<(OwnedFd, Vec<TcpListener>)> {
+        if self.greeted.swap(true, Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this proxy has its listeners already"));
+        }
+        let (listeners, port) = listeners()?;
+        for listener in &listeners {
+            self.shared.capture.mark_listener(listener.as_fd()).map_err(io::Error::other)?;
+        }
+        let process_map = self.shared.capture.process_map()?;
+        // From here on connections wait for the proxy to accept them.
+        self.shared.capture.listen_at(port).map_err(io::Error::other)?;
+        info!(port, listeners = listeners.len(), "the proxy listens");
+        Ok((process_map, listeners))
+    }
+
+    fn identify(&self, descriptors: &[OwnedFd]) -> Result<(Flow, Box<Process>), Unidentified> {
+        let none = |reason| Unidentified { flow: None, reason };
+        let socket = only(descriptors).map_err(|_| none(Reason::NotAccepted))?;
+        let cookie = sys::socket_cookie(socket).map_err(|_| none(Reason::NotAccepted))?;
+        let record = match self.shared.capture.flow(socket) {
+            // A connecting socket has a flow too: its own. Only the accepted side of it is asked for.
+            Ok(Some(record)) if record.cookie == cookie => return Err(none(Reason::NotAccepted)),
+            Ok(Some(record)) => record,
+            Ok(None) => return Err(none(Reason::NoFlow)),
+            Err(_) => return Err(none(Reason::NotAccepted)),
+        };
+        let flow = flow::from_record(&record);
+        let known = usize::try_from(flow.target).is_ok_and(|target| target < self.shared.targets);
+        let examined =
+            if known { self.shared.examiner.examine(&self.shared.capture, &flow) } else { Err(Reason::NoTarget) };
+        match examined {
+            Ok(process) => Ok((flow, Box::new(process))),
+            Err(reason) => {
+                debug!(%reason, tgid = flow.tgid, "a connection was not identified");
+                Err(Unidentified { flow: Some(Box::new(flow)), reason })
+            }
+        }
+    }
+
+    fn mark(&self, descriptors: &[OwnedFd]) -> Result<(), String> {
+        let socket = only(descriptors)?;
+        match sys::tcp_state(socket) {
+            Ok(TCP_CLOSE) => {}
+            Ok(_) => return Err("only a socket that is not connected can be marked".into()),
+            Err(_) => return Err("only a TCP socket can be marked".into()),
+        }
+        self.shared.capture.mark_upstream(socket).map_err(|error| error.to_string())
+    }
+
+    fn open(&self, path: &Path) -> Result<OwnedFd, String> {
+        if !self.shared.files.contains(path) {
+            return Err(format!("the configuration does not name {}", path.display()));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        match file.metadata() {
+            Ok(found) if found.is_file() => Ok(file.into()),
+            Ok(_) => Err(format!("{} is not a file", path.display())),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
+/// The one descriptor that a question needs.
+fn only(descriptors: &[OwnedFd]) -> Result<BorrowedFd<'_>, String> {
+    match descriptors {
+        [one] => Ok(one.as_fd()),
+        others => Err(format!("{} descriptors came with the question; it needs one", others.len())),
+    }
+}
+
+/// Listeners on 127.0.0.1 and ::1 with the same port. Where the host has no IPv6, IPv6 destinations stay refused.
+fn listeners() -> io::Result<(Vec<TcpListener>, u16)> {
+    let v4: IpAddr = Ipv4Addr::LOCALHOST.into();
+    let v6: IpAddr = Ipv6Addr::LOCALHOST.into();
+    for _ in 0..PORT_TRIES {
+        let first = listener((v4, 0).into())?;
+        let port = first.local_addr()?.port();
+        match listener((v6, port).into()) {
+            Ok(second) => return Ok((vec![first, second], port)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => {
+                warn!(%error, "no listener on ::1; connections to protected IPv6 destinations are refused");
+                return Ok((vec![first], port));
+            }
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "no port is free on both 127.0.0.1 and ::1"))
+}
+
+/// A listener that shares its address with no other socket.
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(raw(&socket), &SockaddrStorage::from(address))?;
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(socket.into())
+}
+
+fn raw(socket: &impl std::os::fd::AsRawFd) -> std::os::fd::RawFd {
+    socket.as_raw_fd()
+}

@@ -1,0 +1,136 @@
+//! What warden and proxy say to each other: one JSON message per packet of a `SOCK_SEQPACKET` Unix socket, descriptors beside.
+//!
+//! The proxy asks and the warden answers; answers carry the number of their question and may overtake each other.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+    path::PathBuf,
+};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Unidentified, sys};
+use crate::model::{Flow, Process};
+
+/// Longest message in either direction. The longest answer is a process with its groups, paths and (cut) arguments.
+pub(super) const MAX_MESSAGE: usize = 64 * 1024;
+
+/// Name of the warden's socket in the runtime directory.
+pub(super) const SOCKET: &str = "warden.sock";
+
+/// A question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    /// Chosen by the proxy.
+    pub id: u64,
+    /// What is asked.
+    pub call: Call,
+}
+
+/// What can be asked.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Call {
+    /// First, and once: the listeners and the process map.
+    Hello,
+    /// Whose is the accepted socket that comes with this?
+    Identify,
+    /// The unconnected socket that comes with this is the proxy's own, on its way to a target.
+    Mark,
+    /// Open a file that the configuration names.
+    Open {
+        /// As the configuration spells it.
+        path: PathBuf,
+    },
+    /// A target that is known by name has these addresses now.
+    Protect {
+        /// Index of the target.
+        target: u32,
+        /// At least one.
+        addresses: Vec<SocketAddr>,
+    },
+    /// How often did what happen?
+    Counters,
+}
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Response {
+    /// The question's number.
+    pub id: u64,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// The possible answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Answer {
+    /// To `Hello`. The process map comes first among the descriptors, the listeners follow.
+    Hello,
+    /// To `Identify`.
+    Identified {
+        /// From the accepted socket's storage.
+        flow: Flow,
+        /// The process, proven to be the one that connected.
+        process: Box<Process>,
+    },
+    /// To `Identify`.
+    Unidentified(Unidentified),
+    /// To `Mark` and `Protect`.
+    Done,
+    /// To `Open`. The descriptor comes with it.
+    Opened,
+    /// To `Counters`.
+    Counters(BTreeMap<String, u64>),
+    /// To anything that will not be done.
+    Refused(String),
+}
+
+/// Receives one message and its descriptors; `None` at the end of the connection.
+///
+/// # Errors
+/// The connection is broken, or what arrived is not a message.
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let (length, descriptors) = loop {
+        match sys::receive(socket, buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(&buffer[..length])?, descriptors)))
+}
+
+/// Sends one message with descriptors.
+///
+/// # Errors
+/// The connection is broken, the other side does not read, or the message is too long.
+pub(super) fn send<T: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MAX_MESSAGE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let numbers: Vec<RawFd> = descriptors.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let control = if numbers.is_empty() { &rights[..0] } else { &rights[..] };
+    loop {
+        match sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(nix::Error::EINTR) => {}
+            other => return other.map(drop).map_err(io::Error::from),
+        }
+    }
+}

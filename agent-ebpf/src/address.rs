@@ -3,9 +3,9 @@
 //! Fields of a context are read and written one by one and volatile: two neighbouring accesses that the compiler merged into
 //! a wider one are refused by the verifier.
 
-use core::ptr;
+use core::{mem, ptr};
 
-use agent_common::{AF_INET, AF_INET6, DESTINATION_PREFIX, DestinationKey};
+use agent_common::{DESTINATION_PREFIX, DestinationKey};
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
     btf_maps::lpm_trie::Key,
@@ -30,14 +30,9 @@ impl Words {
     }
 
     /// From bytes in network order.
-    pub const fn from_bytes(bytes: &[u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
-        Self([
-            u32::from_ne_bytes([a, b, c, d]),
-            u32::from_ne_bytes([e, f, g, h]),
-            u32::from_ne_bytes([i, j, k, l]),
-            u32::from_ne_bytes([m, n, o, p]),
-        ])
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        // SAFETY: the same size, and any bits are a value of either.
+        Self(unsafe { mem::transmute::<[u8; 16], [u32; 4]>(bytes) })
     }
 
     /// The IPv4 address in an IPv4-mapped one.
@@ -61,8 +56,8 @@ impl Words {
 
     /// The bytes, in network order.
     pub fn bytes(&self) -> [u8; 16] {
-        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = self.0.map(u32::to_ne_bytes);
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+        // SAFETY: the same size, and any bits are a value of either.
+        unsafe { mem::transmute::<[u32; 4], [u8; 16]>(self.0) }
     }
 }
 
@@ -72,8 +67,6 @@ pub struct Asked {
     pub address: Words,
     /// Port, host byte order.
     pub port: u16,
-    /// Family of the socket.
-    pub family: u16,
 }
 
 impl Asked {
@@ -84,7 +77,7 @@ impl Asked {
         let v4 = unsafe { ptr::read_volatile(&raw const (*raw).user_ip4) };
         // The kernel takes 0.0.0.0 for this host's loopback.
         let v4 = if v4 == 0 { LOOPBACK4 } else { v4 };
-        Self { address: Words::mapped(v4), port: port(raw), family: AF_INET }
+        Self { address: Words::mapped(v4), port: port(raw) }
     }
 
     /// From the context of a program on IPv6 sockets.
@@ -107,7 +100,7 @@ impl Asked {
         } else {
             words
         };
-        Self { address, port: port(raw), family: AF_INET6 }
+        Self { address, port: port(raw) }
     }
 
     /// The key for the map of IPv4 destinations (`true`) or of IPv6 ones.
@@ -122,20 +115,16 @@ impl Asked {
             (false, Key::new(DESTINATION_PREFIX + 128, DestinationKey { port, pad: [0; 2], address }))
         }
     }
-
-    /// Puts another destination into the context.
-    pub fn rewrite(&self, ctx: &SockAddrContext, to: &Words, port: u16) {
-        write(ctx, to, port, self.family == AF_INET6);
-    }
 }
 
-/// Puts an address and a port into the context of a program on IPv6 sockets (`v6`), or on IPv4 ones.
-pub fn write(ctx: &SockAddrContext, address: &Words, port: u16, v6: bool) {
+/// Puts an address and a port into the context of a program on IPv6 sockets (`V6`), or on IPv4 ones.
+#[inline(always)]
+pub fn write<const V6: bool>(ctx: &SockAddrContext, address: &Words, port: u16) {
     let raw = ctx.sock_addr;
     let [a, b, c, d] = address.0;
     // SAFETY: as for reading.
     unsafe {
-        if v6 {
+        if V6 {
             ptr::write_volatile(&raw mut (*raw).user_ip6[0], a);
             ptr::write_volatile(&raw mut (*raw).user_ip6[1], b);
             ptr::write_volatile(&raw mut (*raw).user_ip6[2], c);

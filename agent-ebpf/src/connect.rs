@@ -1,9 +1,12 @@
 //! `connect`, `sendto` and `getpeername`: the decision about a destination, taken where the process asks for it.
+//!
+//! What writes to a context is generic over the family of the socket: a program on IPv4 sockets must not have an instruction,
+//! reachable or not, that writes an IPv6 address.
 
 use core::mem::size_of_val;
 
 use agent_common::{
-    Counter, DESTINATION_OBSERVE, Destination, FlowRecord, MARK_LISTENER, MARK_UPSTREAM, Settings,
+    AF_INET, AF_INET6, Counter, DESTINATION_OBSERVE, Destination, FlowRecord, MARK_LISTENER, MARK_UPSTREAM, Settings,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -11,8 +14,8 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_uid_gid,
         generated::{
-            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_set_retval,
-            bpf_sk_lookup_tcp, bpf_sk_release,
+            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
+            bpf_set_retval, bpf_sk_lookup_tcp, bpf_sk_release,
         },
     },
     programs::SockAddrContext,
@@ -49,8 +52,8 @@ enum Outcome {
 }
 
 /// `connect` of any socket.
-pub fn connect(ctx: &SockAddrContext, asked: &Asked) -> i32 {
-    let outcome = if address::protocol(ctx) == IPPROTO_TCP { stream(ctx, asked) } else { datagram(ctx, asked) };
+pub fn connect<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> i32 {
+    let outcome = if address::protocol(ctx) == IPPROTO_TCP { stream::<V6>(ctx, asked) } else { datagram(ctx, asked) };
     settle(ctx, asked, outcome)
 }
 
@@ -60,7 +63,7 @@ pub fn send(ctx: &SockAddrContext, asked: &Asked) -> i32 {
 }
 
 /// `getpeername`: a redirected socket shows the address that was asked for.
-pub fn show_peer(ctx: &SockAddrContext, v6: bool) -> i32 {
+pub fn show_peer<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     let sk = address::socket(ctx);
     // SAFETY: the context's socket.
     let flow = unsafe { stored(&FLOWS).get(sk) };
@@ -69,13 +72,13 @@ pub fn show_peer(ctx: &SockAddrContext, v6: bool) -> i32 {
     if let Some(flow) = flow
         && flow.cookie == unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
     {
-        address::write(ctx, &Words::from_bytes(&flow.address), flow.port, v6);
+        address::write::<V6>(ctx, &Words::from_bytes(flow.address), flow.port);
     }
     ALLOW
 }
 
 /// The decision about a TCP connection.
-fn stream(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
+fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     let sk = address::socket(ctx);
     // A socket can be used again: nothing of an earlier connection may remain.
     // SAFETY: the context's socket.
@@ -98,10 +101,10 @@ fn stream(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     if port == 0 || !listening(ctx, &proxy, port) {
         return Outcome::Refused { why: Counter::NoListener, observe };
     }
-    if !note(ctx, asked, destination.target) {
+    if !note::<V6>(ctx, asked, destination.target) {
         return Outcome::Refused { why: Counter::NotRecorded, observe };
     }
-    asked.rewrite(ctx, &proxy, port);
+    address::write::<V6>(ctx, &proxy, port);
     Outcome::Redirected
 }
 
@@ -122,6 +125,10 @@ fn datagram(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
 }
 
 /// Counts an outcome, logs a refusal, and gives the program's return value.
+///
+/// Inlined, since parts of an outcome that its kind does not use are uninitialised registers in a call, which the verifier
+/// refuses.
+#[inline(always)]
 fn settle(ctx: &SockAddrContext, asked: &Asked, outcome: Outcome) -> i32 {
     let (counter, verdict) = match outcome {
         Outcome::Untouched => return ALLOW,
@@ -206,7 +213,7 @@ fn listening(ctx: &SockAddrContext, address: &Words, port: u16) -> bool {
 }
 
 /// Notes the flow in the socket's storage. False if it could not be noted.
-fn note(ctx: &SockAddrContext, asked: &Asked, target: u32) -> bool {
+fn note<const V6: bool>(ctx: &SockAddrContext, asked: &Asked, target: u32) -> bool {
     let (_, tgid) = process::current();
     let Some(entry) = process::connecting(tgid) else { return false };
     let owner = bpf_get_current_uid_gid();
@@ -225,7 +232,7 @@ fn note(ctx: &SockAddrContext, asked: &Asked, target: u32) -> bool {
             target,
             address: asked.address.bytes(),
             port: asked.port,
-            family: asked.family,
+            family: if V6 { AF_INET6 } else { AF_INET },
             pad: 0,
         }
     };

@@ -133,35 +133,36 @@ fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
 /// The connection as its active side sees it.
 fn tuple(ctx: &SockOpsContext, active: bool) -> TupleKey {
     let raw = ctx.ops;
-    // SAFETY: the kernel passes a valid context; `volatile` keeps neighbouring fields from being read together, which the
-    // verifier refuses.
-    let (local, remote, local_port, remote_port) = unsafe {
-        let (local, remote) = if ptr::read_volatile(&raw const (*raw).family) == u32::from(AF_INET) {
-            (
-                Words::mapped(ptr::read_volatile(&raw const (*raw).local_ip4)),
-                Words::mapped(ptr::read_volatile(&raw const (*raw).remote_ip4)),
-            )
-        } else {
-            (
-                Words([
-                    ptr::read_volatile(&raw const (*raw).local_ip6[0]),
-                    ptr::read_volatile(&raw const (*raw).local_ip6[1]),
-                    ptr::read_volatile(&raw const (*raw).local_ip6[2]),
-                    ptr::read_volatile(&raw const (*raw).local_ip6[3]),
-                ]),
-                Words([
-                    ptr::read_volatile(&raw const (*raw).remote_ip6[0]),
-                    ptr::read_volatile(&raw const (*raw).remote_ip6[1]),
-                    ptr::read_volatile(&raw const (*raw).remote_ip6[2]),
-                    ptr::read_volatile(&raw const (*raw).remote_ip6[3]),
-                ]),
-            )
-        };
-        // The local port is in host byte order, the remote one in network byte order and in the upper half.
-        let local_port = ptr::read_volatile(&raw const (*raw).local_port) as u16;
-        let remote_port = u32::from_be(ptr::read_volatile(&raw const (*raw).remote_port)) as u16;
-        (local, remote, local_port, remote_port)
+    // SAFETY: the kernel passes a valid context. All fields are read one by one, volatile, and before the family decides which
+    // count: an access that the compiler merges with another is refused by the verifier.
+    let (family, local4, remote4, local6, remote6, local_port, remote_port) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*raw).family),
+            ptr::read_volatile(&raw const (*raw).local_ip4),
+            ptr::read_volatile(&raw const (*raw).remote_ip4),
+            [
+                ptr::read_volatile(&raw const (*raw).local_ip6[0]),
+                ptr::read_volatile(&raw const (*raw).local_ip6[1]),
+                ptr::read_volatile(&raw const (*raw).local_ip6[2]),
+                ptr::read_volatile(&raw const (*raw).local_ip6[3]),
+            ],
+            [
+                ptr::read_volatile(&raw const (*raw).remote_ip6[0]),
+                ptr::read_volatile(&raw const (*raw).remote_ip6[1]),
+                ptr::read_volatile(&raw const (*raw).remote_ip6[2]),
+                ptr::read_volatile(&raw const (*raw).remote_ip6[3]),
+            ],
+            ptr::read_volatile(&raw const (*raw).local_port),
+            ptr::read_volatile(&raw const (*raw).remote_port),
+        )
     };
+    let (local, remote) = if family == u32::from(AF_INET) {
+        (Words::mapped(local4), Words::mapped(remote4))
+    } else {
+        (Words(local6), Words(remote6))
+    };
+    // The local port is in host byte order, the remote one in network byte order and in the upper half.
+    let (local_port, remote_port) = (local_port as u16, u32::from_be(remote_port) as u16);
     let (source, destination, source_port, destination_port) =
         if active { (local, remote, local_port, remote_port) } else { (remote, local, remote_port, local_port) };
     TupleKey {

@@ -25,13 +25,13 @@ use crate::address::Asked;
 /// `connect` of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    connect::connect(&ctx, &Asked::v4(&ctx))
+    connect::connect::<false>(&ctx, &Asked::v4(&ctx))
 }
 
 /// `connect` of an IPv6 socket, also to IPv4-mapped addresses.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    connect::connect(&ctx, &Asked::v6(&ctx))
+    connect::connect::<true>(&ctx, &Asked::v6(&ctx))
 }
 
 /// `sendto` of an unconnected IPv4 datagram socket.
@@ -49,13 +49,13 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 /// `getpeername` of an IPv4 socket.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    connect::show_peer(&ctx, false)
+    connect::show_peer::<false>(&ctx)
 }
 
 /// `getpeername` of an IPv6 socket.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    connect::show_peer(&ctx, true)
+    connect::show_peer::<true>(&ctx)
 }
 
 /// Events of TCP connections.

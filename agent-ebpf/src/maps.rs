@@ -74,9 +74,7 @@ impl<'a, T> Stored<'a, T> {
             return None;
         }
         // SAFETY: the caller vouches for `sk`; the map is a socket storage of `T`, whose values live as long as the socket.
-        unsafe {
-            bpf_sk_storage_get(self.map(), sk.cast(), ptr::null_mut(), 0).cast::<T>().as_ref()
-        }
+        unsafe { bpf_sk_storage_get(self.map(), sk.cast(), ptr::null_mut(), 0).cast::<T>().as_ref() }
     }
 
     /// Sets the value. The helper leaves a value alone that is there already: delete it first. False if there is no memory.

@@ -23,6 +23,7 @@ use nix::{
 use tokio::{
     io::unix::AsyncFd,
     sync::{Semaphore, oneshot, watch},
+    task::AbortHandle,
 };
 
 use super::{
@@ -41,6 +42,17 @@ const GREETING: TimeVal = TimeVal::new(10, 0);
 #[derive(Clone, Debug)]
 pub struct Warden {
     inner: Arc<Inner>,
+    _reader: Arc<Reader>,
+}
+
+/// The task that reads answers; it ends with the last [`Warden`], and the connection with it.
+#[derive(Debug)]
+struct Reader(AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What the warden hands over in its greeting.
@@ -118,8 +130,8 @@ impl Warden {
             waiting: Mutex::new(Some(HashMap::new())),
             gone: watch::Sender::new(false),
         });
-        tokio::spawn(listen(Arc::clone(&inner), buffer));
-        Ok((Self { inner }, handed))
+        let reader = tokio::spawn(listen(Arc::clone(&inner), buffer)).abort_handle();
+        Ok((Self { inner, _reader: Arc::new(Reader(reader)) }, handed))
     }
 
     /// Returns once the warden is gone. The proxy must then end: nothing can be identified any more.
@@ -136,7 +148,7 @@ impl Warden {
         let unable = |reason| Unidentified { flow: None, reason };
         match self.ask(Call::Identify, Some(socket)).await {
             Ok((Answer::Identified { flow, process }, _)) => Ok((flow, *process)),
-            Ok((Answer::Unidentified(unidentified), _)) => Err(*unidentified),
+            Ok((Answer::Unidentified(unidentified), _)) => Err(unidentified),
             Ok(_) => Err(unable(Reason::Warden(AskError::Confused.to_string()))),
             Err(error) => Err(unable(Reason::Warden(error.to_string()))),
         }

@@ -89,3 +89,53 @@ fn settled(status: &FileStatus, now: SystemTime) -> bool {
     let changed = Duration::new(u64::try_from(status.changed.0).unwrap_or(0), status.changed.1);
     now.duration_since(UNIX_EPOCH).is_ok_and(|now| now > changed + SETTLED)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, fs, path::Path};
+
+    use super::{super::sys, *};
+
+    /// SHA-256 of `test`.
+    const TEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+    fn status(path: &Path) -> FileStatus {
+        sys::status_of(path).expect("a file")
+    }
+
+    #[test]
+    fn a_hash_is_kept_as_long_as_the_file_is_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        fs::write(&path, "test").expect("written");
+        let mut settled = status(&path);
+        // Not what the file says of itself, so that opening it again would fail the comparison.
+        settled.changed.0 -= 60;
+        let hashes = Hashes::default();
+        hashes.kept().insert(settled, TEST.to_owned());
+        let opened = Cell::new(0);
+        let open = || {
+            opened.set(opened.get() + 1);
+            File::open(&path)
+        };
+        assert_eq!(hashes.of(&settled, || true, open).as_deref(), Some(TEST));
+        assert_eq!(opened.get(), 0);
+        assert_eq!(hashes.of(&status(&path), || true, open).as_deref(), Some(TEST));
+        assert_eq!(hashes.of(&status(&path), || true, open).as_deref(), Some(TEST));
+        // It was changed just now, and could be changed again unseen.
+        assert_eq!(opened.get(), 2);
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_file_that_changes_or_is_not_local() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        fs::write(&path, "test").expect("written");
+        let before = status(&path);
+        assert_eq!(Hashes::default().of(&before, || false, || panic!("not to be opened")), None);
+        fs::write(&path, "longer").expect("written");
+        assert_eq!(Hashes::default().of(&before, || true, || File::open(&path)), None);
+        let long = FileStatus { size: MAX_LENGTH + 1, ..before };
+        assert_eq!(Hashes::default().of(&long, || true, || panic!("not to be opened")), None);
+    }
+}

@@ -104,6 +104,11 @@ pub(super) fn may_hold_pins(path: &Path) -> Result<bool, HostError> {
     Ok(path.exists() && on_bpf_file_system(path)?)
 }
 
+/// Makes the pin directory, for root alone.
+pub(super) fn pin_directory(pins: &Path) -> Result<(), HostError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(pins).map_err(|error| HostError::Path(pins.into(), error))
+}
+
 /// Locks the pin directory for as long as the result lives, so that there is one warden.
 pub(super) fn lock_pins(pins: &Path) -> Result<Flock<File>, HostError> {
     let failed = |error: io::Error| HostError::Path(pins.into(), error);

@@ -13,13 +13,23 @@ mod flow;
 mod hash;
 mod host;
 mod liveness;
+mod pins;
 mod process;
 mod server;
 mod sys;
 mod units;
 mod wire;
 
-use std::{fs::File, os::fd::AsFd as _, path::Path, process::ExitStatus, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -33,10 +43,11 @@ use tracing::{info, warn};
 
 use self::{capture::Capture, child::Child, process::Examiner, server::Server};
 pub use self::{
-    capture::{CaptureError, Removed},
+    capture::CaptureError,
     client::{AskError, Handed, Warden},
     host::HostError,
     liveness::Liveness,
+    pins::Removed,
 };
 use crate::{
     config::Config,
@@ -75,39 +86,19 @@ pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError
     host::state_directory(&config.agent.state_dir, user)?;
     let pins = &config.agent.pin_dir;
     host::bpf_file_system(pins)?;
+    host::pin_directory(pins)?;
     let _lock = host::lock_pins(pins)?;
 
     let netns = host::netns_cookie()?;
-    let (capture, mut kernel_log) = Capture::start(pins, cgroup.as_fd(), netns, &config.targets)?;
+    let (capture, kernel_log) = Capture::start(pins, cgroup.as_fd(), netns, &config.targets)?;
     let capture = Arc::new(capture);
+    thread::Builder::new().name("warden-log".into()).spawn(move || kernel_log.run()).map_err(WardenError::Thread)?;
     let examiner = Arc::new(Examiner::new(cgroup_root));
     let server = Server::start(config, user, Arc::clone(&capture), Arc::clone(&examiner))
         .map_err(|error| WardenError::Socket(config.agent.runtime_dir.join(wire::SOCKET), error))?;
     let mut child = if spawn_proxy { Some(Child::start(&config.path, user)?) } else { None };
 
-    let outcome = loop {
-        let mut ready = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(kernel_log.readable.as_fd(), PollFlags::POLLIN),
-        ];
-        let timeout = PollTimeout::try_from(SWEEP).unwrap_or(PollTimeout::NONE);
-        match poll(&mut ready, timeout) {
-            Ok(0) => examiner.sweep(&capture),
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => break Err(WardenError::Signals(error)),
-        }
-        (kernel_log.forward)();
-        match signals.read_signal() {
-            Ok(Some(signal)) if signal.ssi_signo == Signal::SIGCHLD as u32 => {
-                if let Some(status) = child.as_mut().and_then(Child::ended) {
-                    break Err(WardenError::ProxyEnded(status));
-                }
-            }
-            Ok(Some(_)) => break Ok(ExitReason::Asked),
-            Ok(None) => {}
-            Err(error) => break Err(WardenError::Signals(error)),
-        }
-    };
+    let outcome = watch(&signals, child.as_mut(), || examiner.sweep(&capture));
     // The proxy first, while it can still ask; then its socket.
     if let Some(child) = child {
         child.end();
@@ -120,6 +111,31 @@ pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError
     outcome
 }
 
+/// Waits for what ends the warden, and sweeps meanwhile.
+fn watch(signals: &SignalFd, mut child: Option<&mut Child>, sweep: impl Fn()) -> Result<ExitReason, WardenError> {
+    let mut swept = Instant::now();
+    loop {
+        let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::try_from(SWEEP).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(WardenError::Signals(error)),
+        }
+        match signals.read_signal().map_err(WardenError::Signals)? {
+            Some(signal) if signal.ssi_signo == Signal::SIGCHLD as u32 => {
+                if let Some(status) = child.as_mut().and_then(|child| child.ended()) {
+                    return Err(WardenError::ProxyEnded(status));
+                }
+            }
+            Some(_) => return Ok(ExitReason::Asked),
+            None => {}
+        }
+        if swept.elapsed() >= SWEEP {
+            sweep();
+            swept = Instant::now();
+        }
+    }
+}
+
 /// Removes the kernel side: links, maps and their directory. What is not there is not an error.
 ///
 /// # Errors
@@ -129,7 +145,7 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, WardenError> {
         return Ok(Removed::default());
     }
     let _lock = host::lock_pins(pin_dir)?;
-    Ok(capture::uninstall(pin_dir)?)
+    Ok(pins::uninstall(pin_dir)?)
 }
 
 fn take_signals() -> nix::Result<SignalFd> {
@@ -146,7 +162,7 @@ fn take_signals() -> nix::Result<SignalFd> {
 #[error("{reason}")]
 pub struct Unidentified {
     /// What the kernel noted, if it noted anything.
-    pub flow: Option<Flow>,
+    pub flow: Option<Box<Flow>>,
     /// Why it was not enough.
     pub reason: Reason,
 }
@@ -202,16 +218,19 @@ pub enum WardenError {
     Capture(#[from] CaptureError),
     /// Its socket cannot be made.
     #[error("the socket {0}: {1}")]
-    Socket(std::path::PathBuf, #[source] std::io::Error),
+    Socket(PathBuf, #[source] io::Error),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for: {0}")]
     Signals(#[source] nix::Error),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[source] io::Error),
     /// The proxy would be root.
     #[error("agent.user: the proxy parses what others send and must not run as root; name a system user of its own")]
     RootProxy,
     /// The proxy cannot be started.
     #[error("the proxy cannot be started: {0}")]
-    Spawn(#[source] std::io::Error),
+    Spawn(#[source] io::Error),
     /// The proxy has ended.
     #[error("the proxy has ended ({0}); connections to protected destinations are refused")]
     ProxyEnded(ExitStatus),

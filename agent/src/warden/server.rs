@@ -38,7 +38,10 @@ use super::{
     sys,
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
 };
-use crate::config::Config;
+use crate::{
+    config::{Config, CredentialSource},
+    model::{Flow, Process},
+};
 
 /// Threads that answer. Reading a process takes some tenths of a millisecond; hashing a new program longer.
 const WORKERS: usize = 4;
@@ -124,7 +127,7 @@ fn files(config: &Config) -> BTreeSet<PathBuf> {
     for target in &config.targets {
         files.extend(target.tls.ca.clone());
         files.extend(target.serve.iter().flat_map(|serve| [serve.cert.clone(), serve.key.clone()]));
-        if let crate::config::CredentialSource::Agent(credentials) = &target.credential {
+        if let CredentialSource::Agent(credentials) = &target.credential {
             files.extend(credentials.iter().filter_map(|credential| credential.password_file.clone()));
         }
     }
@@ -208,7 +211,6 @@ impl Session<'_> {
         loop {
             match wire::receive::<Request>(self.connection.as_fd(), &mut buffer) {
                 Ok(Some((request, descriptors))) => {
-                    let descriptors = Received(descriptors);
                     if let Err(error) = self.answer(request, &descriptors) {
                         warn!(%error, "the proxy does not take its answers");
                         break;
@@ -225,7 +227,7 @@ impl Session<'_> {
         let _ = shutdown(raw(self.connection), Shutdown::Both);
     }
 
-    fn answer(&self, request: Request, descriptors: &Received) -> io::Result<()> {
+    fn answer(&self, request: Request, descriptors: &[OwnedFd]) -> io::Result<()> {
         let send = |answer, descriptors: &[BorrowedFd<'_>]| {
             wire::send(self.connection.as_fd(), &Response { id: request.id, answer }, descriptors)
         };
@@ -236,11 +238,10 @@ impl Session<'_> {
         };
         match request.call {
             Call::Hello => match self.greet() {
-                Ok((process_map, listeners, port)) => {
+                Ok((process_map, listeners)) => {
                     let mut handed = vec![process_map.as_fd()];
                     handed.extend(listeners.iter().map(AsFd::as_fd));
-                    send(Answer::Hello, &handed)?;
-                    capture.listen_at(port).map_err(io::Error::other)
+                    send(Answer::Hello, &handed)
                 }
                 Err(error) => send(Answer::Refused(error.to_string()), &[]),
             },
@@ -271,7 +272,7 @@ impl Session<'_> {
 
     /// Makes the listeners. The warden's own descriptors of them are closed with the answer: should the proxy die, they are
     /// gone, and the kernel side refuses.
-    fn greet(&self) -> io::Result<(OwnedFd, Vec<TcpListener>, u16)> {
+    fn greet(&self) -> io::Result<(OwnedFd, Vec<TcpListener>)> {
         if self.greeted.swap(true, Ordering::SeqCst) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this proxy has its listeners already"));
         }
@@ -279,16 +280,16 @@ impl Session<'_> {
         for listener in &listeners {
             self.shared.capture.mark_listener(listener.as_fd()).map_err(io::Error::other)?;
         }
+        let process_map = self.shared.capture.process_map()?;
+        // From here on connections wait for the proxy to accept them.
+        self.shared.capture.listen_at(port).map_err(io::Error::other)?;
         info!(port, listeners = listeners.len(), "the proxy listens");
-        Ok((self.shared.capture.process_map()?, listeners, port))
+        Ok((process_map, listeners))
     }
 
-    fn identify(
-        &self,
-        descriptors: &Received,
-    ) -> Result<(crate::model::Flow, Box<crate::model::Process>), Box<Unidentified>> {
-        let none = |reason| Box::new(Unidentified { flow: None, reason });
-        let socket = descriptors.only().map_err(|_| none(Reason::NotAccepted))?;
+    fn identify(&self, descriptors: &[OwnedFd]) -> Result<(Flow, Box<Process>), Unidentified> {
+        let none = |reason| Unidentified { flow: None, reason };
+        let socket = only(descriptors).map_err(|_| none(Reason::NotAccepted))?;
         let cookie = sys::socket_cookie(socket).map_err(|_| none(Reason::NotAccepted))?;
         let record = match self.shared.capture.flow(socket) {
             // A connecting socket has a flow too: its own. Only the accepted side of it is asked for.
@@ -305,13 +306,13 @@ impl Session<'_> {
             Ok(process) => Ok((flow, Box::new(process))),
             Err(reason) => {
                 debug!(%reason, tgid = flow.tgid, "a connection was not identified");
-                Err(Box::new(Unidentified { flow: Some(flow), reason }))
+                Err(Unidentified { flow: Some(Box::new(flow)), reason })
             }
         }
     }
 
-    fn mark(&self, descriptors: &Received) -> Result<(), String> {
-        let socket = descriptors.only()?;
+    fn mark(&self, descriptors: &[OwnedFd]) -> Result<(), String> {
+        let socket = only(descriptors)?;
         match sys::tcp_state(socket) {
             Ok(TCP_CLOSE) => {}
             Ok(_) => return Err("only a socket that is not connected can be marked".into()),
@@ -337,27 +338,11 @@ impl Session<'_> {
     }
 }
 
-/// Descriptors that the proxy has sent.
-struct Received(Vec<OwnedFd>);
-
-impl Received {
-    /// The one that a question needs.
-    fn only(&self) -> Result<BorrowedFd<'_>, String> {
-        match self.0.as_slice() {
-            [one] => Ok(one.as_fd()),
-            others => Err(format!("{} descriptors came with the question; it needs one", others.len())),
-        }
-    }
-}
-
-impl Drop for Received {
-    fn drop(&mut self) {
-        for descriptor in &self.0 {
-            // Closing the last descriptor of a socket that lingers waits as long as its owner likes.
-            if nix::sys::socket::getsockopt(descriptor, sockopt::Linger).is_ok_and(|linger| linger.l_linger > 0) {
-                let _ = setsockopt(descriptor, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
-            }
-        }
+/// The one descriptor that a question needs.
+fn only(descriptors: &[OwnedFd]) -> Result<BorrowedFd<'_>, String> {
+    match descriptors {
+        [one] => Ok(one.as_fd()),
+        others => Err(format!("{} descriptors came with the question; it needs one", others.len())),
     }
 }
 

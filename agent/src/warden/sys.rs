@@ -16,7 +16,7 @@ use std::{
 
 use tokio::io::unix::AsyncFd;
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt};
 
 use agent_common::{Destination, DestinationKey, FlowRecord, ProcessEntry, Settings};
 
@@ -255,12 +255,21 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(
         if let ControlMessageOwned::ScmRights(received) = control {
             // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
             descriptors.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            descriptors.iter().for_each(do_not_linger);
         }
     }
     if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }
     Ok((message.bytes, descriptors))
+}
+
+/// Closing the last descriptor of a socket that lingers would wait as long as its sender likes.
+fn do_not_linger(descriptor: &OwnedFd) {
+    if getsockopt(descriptor, sockopt::Linger).is_ok_and(|linger| linger.l_onoff != 0 && linger.l_linger > 0) {
+        // Cannot fail where reading has succeeded.
+        let _ = setsockopt(descriptor, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+    }
 }
 
 /// Makes a command end with the thread that starts it, and never gain privileges.

@@ -80,7 +80,7 @@ pub(super) enum Answer {
         process: Box<Process>,
     },
     /// To `Identify`.
-    Unidentified(Box<Unidentified>),
+    Unidentified(Unidentified),
     /// To `Mark` and `Protect`.
     Done,
     /// To `Open`. The descriptor comes with it.

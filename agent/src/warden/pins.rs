@@ -1,0 +1,267 @@
+//! Pins: the maps and links that outlive the agent, how a new agent takes them over, and how they go.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::DirBuilderExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use agent_common::{
+    COUNTERS, Destination, DestinationKey, FlowRecord, MAX_DESTINATIONS, MAX_PROCESSES, MAX_TUPLES, Mark, ProcessEntry,
+    Settings, TupleKey,
+};
+use aya::{
+    Btf, Ebpf,
+    maps::{MapInfo, MapType, lpm_trie::Key},
+    programs::{
+        CgroupAttachMode, Program, ProgramError,
+        links::{FdLink, PinnedLink},
+    },
+};
+use tracing::{debug, warn};
+
+use super::{
+    capture::CaptureError,
+    sys::{self, AttachType, Plain},
+};
+
+/// Where a program goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hook {
+    Cgroup(AttachType),
+    Tracepoint(&'static str),
+}
+
+/// Programs and their hooks, in the order in which they are attached: whoever connects is watched first.
+pub(super) const PROGRAMS: [(&str, Hook); 11] = [
+    ("prepare_exec", Hook::Tracepoint("sched_prepare_exec")),
+    ("process_exec", Hook::Tracepoint("sched_process_exec")),
+    ("process_exit", Hook::Tracepoint("sched_process_exit")),
+    ("handover", Hook::Cgroup(AttachType::SockOps)),
+    ("release", Hook::Cgroup(AttachType::SockRelease)),
+    ("getpeername4", Hook::Cgroup(AttachType::GetPeerName4)),
+    ("getpeername6", Hook::Cgroup(AttachType::GetPeerName6)),
+    ("sendmsg4", Hook::Cgroup(AttachType::SendMsg4)),
+    ("sendmsg6", Hook::Cgroup(AttachType::SendMsg6)),
+    ("connect4", Hook::Cgroup(AttachType::Connect4)),
+    ("connect6", Hook::Cgroup(AttachType::Connect6)),
+];
+
+/// A map as it must be.
+pub(super) struct Layout {
+    pub name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    entries: u32,
+}
+
+const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, entries: u32) -> Layout {
+    Layout { name, kind, key, value, entries }
+}
+
+/// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
+pub(super) const MAPS: [Layout; 9] = [
+    layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
+    layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
+    layout(
+        "PROTECTED4",
+        MapType::LpmTrie,
+        size_of::<Key<Plain<DestinationKey>>>(),
+        size_of::<Destination>(),
+        MAX_DESTINATIONS,
+    ),
+    layout(
+        "PROTECTED6",
+        MapType::LpmTrie,
+        size_of::<Key<Plain<DestinationKey>>>(),
+        size_of::<Destination>(),
+        MAX_DESTINATIONS,
+    ),
+    layout("PROCESSES", MapType::Hash, size_of::<u32>(), size_of::<ProcessEntry>(), MAX_PROCESSES),
+    layout("TUPLES", MapType::Hash, size_of::<TupleKey>(), size_of::<FlowRecord>(), MAX_TUPLES),
+    layout("FLOWS", MapType::SkStorage, size_of::<i32>(), size_of::<FlowRecord>(), 0),
+    layout("PUBLISHED", MapType::SkStorage, size_of::<i32>(), size_of::<TupleKey>(), 0),
+    layout("MARKS", MapType::SkStorage, size_of::<i32>(), size_of::<Mark>(), 0),
+];
+
+/// Makes the directory of this layout, and refuses pins that this agent does not understand.
+pub(super) fn check(pins: &Path, directory: &Path) -> Result<(), CaptureError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| CaptureError::Directory(directory.into(), error))?;
+    let entries = fs::read_dir(pins).map_err(|error| CaptureError::Directory(pins.into(), error))?;
+    for entry in entries {
+        let path = entry.map_err(|error| CaptureError::Directory(pins.into(), error))?.path();
+        if path != directory {
+            return Err(CaptureError::Foreign(path));
+        }
+    }
+    for expected in &MAPS {
+        let path = directory.join(expected.name);
+        if !path.exists() {
+            continue;
+        }
+        let found = MapInfo::from_pin(&path)?;
+        let fits = found.map_type()? == expected.kind
+            && found.key_size() as usize == expected.key
+            && found.value_size() as usize == expected.value
+            && found.max_entries() == expected.entries;
+        if !fits {
+            return Err(CaptureError::Layout(path));
+        }
+    }
+    Ok(())
+}
+
+/// Loads every program and puts it in force. Returns how many took an older one's place.
+pub(super) fn attach(kernel: &mut Ebpf, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<usize, CaptureError> {
+    let types = Btf::from_sys_fs().map_err(|error| CaptureError::Types(error.to_string()))?;
+    let mut adopted = 0;
+    for (name, hook) in PROGRAMS {
+        let failed = |source| CaptureError::Program { name, source: Box::new(source) };
+        let program = kernel.program_mut(name).ok_or(CaptureError::Missing(name))?;
+        load(program, hook, &types).map_err(failed)?;
+        let pin = directory.join(format!("link_{name}"));
+        let present = pin.exists();
+        adopted += usize::from(present);
+        if present && matches!(hook, Hook::Cgroup(_)) {
+            let link = sys::pinned(&pin, false).map_err(|error| CaptureError::Pin(pin.clone(), error))?;
+            match sys::update_link(link.as_fd(), program.fd().map_err(failed)?.as_fd()) {
+                Ok(()) => continue,
+                // Somebody with the right to do so has detached it, and left the pin.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => warn!(name, "a link had been detached"),
+                Err(error) => return Err(CaptureError::Pin(pin, error)),
+            }
+        }
+        // Attached beside its predecessor, which goes when the new pin takes the place of the old one.
+        let link = attach_program(program, cgroup).map_err(failed)?;
+        // A BPF file system has no names with dots.
+        let fresh = directory.join(format!("link_{name}_new"));
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CaptureError::Pin(fresh, error)),
+            _ => {}
+        }
+        link.pin(&fresh)?;
+        fs::rename(&fresh, &pin).map_err(|error| CaptureError::Pin(pin, error))?;
+        debug!(name, "attached");
+    }
+    Ok(adopted)
+}
+
+fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramError> {
+    match (program, hook) {
+        (Program::CgroupSockAddr(program), _) => program.load(),
+        (Program::CgroupSock(program), _) => program.load(),
+        (Program::SockOps(program), _) => program.load(),
+        (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, types),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Attaches a loaded program for as long as the returned link lives.
+fn attach_program(program: &mut Program, cgroup: BorrowedFd<'_>) -> Result<FdLink, ProgramError> {
+    // A link takes its place among other programs of the cgroup in any mode; the kernel refuses the flag for it.
+    let mode = CgroupAttachMode::Single;
+    let link = match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(cgroup, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
+        Program::SockOps(program) => {
+            let id = program.attach(cgroup, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
+        Program::BtfTracePoint(program) => {
+            let id = program.attach()?;
+            Ok(program.take_link(id)?.into())
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    };
+    link.map_err(|_| ProgramError::UnexpectedProgramType)
+}
+
+/// Asks the kernel whether what runs is what was loaded.
+pub(super) fn verify(kernel: &Ebpf, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<(), CaptureError> {
+    for (name, hook) in PROGRAMS {
+        let program = kernel.program(name).ok_or(CaptureError::Missing(name))?;
+        let id = program.info().map_err(|source| CaptureError::Program { name, source: Box::new(source) })?.id();
+        let pin = directory.join(format!("link_{name}"));
+        let link = FdLink::from(PinnedLink::from_pin(&pin)?);
+        let linked = link.info()?.program_id() == id;
+        let effective = match hook {
+            Hook::Cgroup(kind) => {
+                sys::effective_programs(cgroup, kind).map_err(|error| CaptureError::Pin(pin, error))?.contains(&id)
+            }
+            Hook::Tracepoint(_) => true,
+        };
+        if !linked || !effective {
+            return Err(CaptureError::NotInForce(name));
+        }
+    }
+    Ok(())
+}
+
+/// What [`uninstall`] has removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Links: programs that are no longer attached.
+    pub links: usize,
+    /// Maps.
+    pub maps: usize,
+}
+
+/// Removes all pins below `pins`, of any layout, and thereby the programs. Nothing there is nothing to do.
+pub(super) fn uninstall(pins: &Path) -> Result<Removed, CaptureError> {
+    let mut removed = Removed::default();
+    for directory in children(pins)? {
+        // Links before maps, and those that redirect before those that watch: no connection must be noted by a program whose
+        // companions are gone.
+        let mut pinned = children(&directory)?;
+        pinned.sort_by_key(|path| !is_connect(path));
+        let (links, maps): (Vec<_>, Vec<_>) = pinned.into_iter().partition(|path| is_link(path));
+        for path in links.iter().chain(&maps) {
+            if is_link(path)
+                && let Ok(link) = sys::pinned(path, false)
+            {
+                // Tracepoint links cannot be detached by request; they go with their pin.
+                let _ = sys::detach_link(link.as_fd());
+            }
+            fs::remove_file(path).map_err(|error| CaptureError::Pin(path.clone(), error))?;
+        }
+        fs::remove_dir(&directory).map_err(|error| CaptureError::Directory(directory.clone(), error))?;
+        removed.links += links.len();
+        removed.maps += maps.len();
+    }
+    match fs::remove_dir(pins) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CaptureError::Directory(pins.into(), error)),
+        _ => Ok(removed),
+    }
+}
+
+fn children(directory: &Path) -> Result<Vec<PathBuf>, CaptureError> {
+    let failed = |error| CaptureError::Directory(directory.into(), error);
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect(),
+    }
+}
+
+fn is_link(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"))
+}
+
+fn is_connect(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_connect"))
+}

@@ -19,7 +19,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: UNIT, everyday: 20, full: 20 },
     Suite { name: "compile-fail", everyday: 20, full: 20 },
     Suite { name: "config", everyday: 33, full: 33 },
-    Suite { name: "policy", everyday: 20, full: 20 },
+    Suite { name: "policy", everyday: 30, full: 30 },
     Suite { name: "systemd", everyday: 8, full: 8 },
     Suite { name: "postgres", everyday: 20, full: 20 },
     Suite { name: "harness", everyday: 12, full: 12 },

@@ -19,14 +19,14 @@ const HASH: usize = 16;
 
 /// The text to show for a value; `None` is NULL.
 ///
-/// - [`Style::Redact`]: `[redacted]`.
-/// - [`Style::Null`]: NULL.
-/// - [`Style::Fixed`]: `***`.
-/// - [`Style::Last4`]: `***` and the last four letters or digits, if there are more than four; else `[redacted]`.
-/// - [`Style::Hash`]: HMAC-SHA256 under `key`, cut to 32 hexadecimal digits: equal values stay equal. The key is 32 random
+/// - `Redact`: `[redacted]`.
+/// - `Null`: NULL.
+/// - `Fixed`: `***`.
+/// - `Last4`: `***` and the last four letters or digits, if there are more than four; else `[redacted]`.
+/// - `Hash`: HMAC-SHA256 under `key`, cut to 32 hexadecimal digits: equal values stay equal. The key is 32 random
 ///   bytes per target, so that values can be neither guessed offline nor compared across targets.
-/// - [`Style::Email`]: `a***@***.org`: the first character of the local part, and the top-level domain.
-/// - [`Style::Year`]: of a date or time that begins `YYYY-MM-DD`, the first of January of its year, which is a date still.
+/// - `Email`: `a***@***.org`: the first character of the local part, and the top-level domain.
+/// - `Year`: of a date or time that begins `YYYY-MM-DD`, the first of January of its year, which is a date still.
 #[must_use]
 pub fn hide(style: Style, key: &[u8], text: &str) -> Option<String> {
     let shown = match style {

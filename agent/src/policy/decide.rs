@@ -169,7 +169,8 @@ impl Policies {
                 let said = format!("the policy cannot be evaluated: {}", error.inner());
                 return Err(Denial { rule, ..Denial::closed(said) });
             }
-            let by = response.diagnostics().reason().filter_map(|id| self.rules.get(id));
+            let by: Option<Vec<&Rule>> = response.diagnostics().reason().map(|id| self.rules.get(id)).collect();
+            let by = by.ok_or_else(|| Denial::closed("a policy that is not known by its id decided"))?;
             match response.decision() {
                 Decision::Allow => answer.permits.extend(by),
                 Decision::Deny => answer.forbids.extend(by),

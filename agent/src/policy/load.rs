@@ -4,20 +4,20 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
     io::Read,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use cedar_policy::{
     ActionConstraint, Authorizer, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint,
-    ValidationMode, Validator,
 };
-use miette::Diagnostic;
 
 use crate::model::Fragment;
 
 use super::{
     fault::{Fault, LoadErrors},
     rule::{self, Place, Rule},
+    validate,
     vocabulary::Vocabulary,
 };
 
@@ -55,10 +55,11 @@ pub(super) struct Part {
 }
 
 /// A policy on its way in.
-struct Entry {
-    file: PathBuf,
-    start: usize,
-    policy: Policy,
+pub(super) struct Entry {
+    pub(super) file: PathBuf,
+    /// Where it stands in the file, in bytes.
+    pub(super) span: Range<usize>,
+    pub(super) policy: Policy,
     rule: Rule,
 }
 
@@ -77,9 +78,10 @@ impl Policies {
             parse(file, text, &mut policies, &mut faults);
         }
         repeated(&policies, &texts, &mut faults);
-        validate(&vocabulary, &policies, &texts, &mut faults);
+        validate::strictly(&vocabulary, &policies, &texts, &mut faults);
         if !faults.is_empty() {
-            faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+            faults
+                .sort_by(|a, b| (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message)));
             return Err(LoadErrors(faults));
         }
         Ok(Self::from_valid(vocabulary, texts, policies))
@@ -163,24 +165,26 @@ fn parse(file: &Path, text: &str, policies: &mut Vec<Entry>, faults: &mut Vec<Fa
         Ok(set) => set,
         Err(errors) => {
             let errors: cedar_policy::ParseErrors = errors;
-            faults.extend(errors.iter().map(|error| diagnosed(file, text, error, error.to_string())));
+            faults.extend(errors.iter().map(|error| validate::fault(file, text, &(0..0), error)));
             return;
         }
     };
     for template in set.templates() {
-        let start = template.as_ref().loc().map_or(0, |place| place.start());
+        let span = template.as_ref().loc().map_or(0..0, |place| place.start()..place.end());
         faults.push(
-            Fault::at(file, text, start, start, "this policy has a slot (?principal or ?resource)")
+            Fault::at(file, text, span.start, span.start, "this policy has a slot (?principal or ?resource)")
                 .hint("Name the role or the resource itself: nothing fills in slots here."),
         );
     }
-    let mut here: Vec<(usize, &Policy)> =
-        set.policies().map(|policy| (policy.as_ref().loc().map_or(0, |place| place.start()), policy)).collect();
-    here.sort_by_key(|(start, _)| *start);
-    for (start, policy) in here {
-        let rule = rule::read(policy, &Place { file, text, start }, faults);
+    let mut here: Vec<(Range<usize>, &Policy)> = set
+        .policies()
+        .map(|policy| (policy.as_ref().loc().map_or(0..0, |place| place.start()..place.end()), policy))
+        .collect();
+    here.sort_by_key(|(span, _)| span.start);
+    for (span, policy) in here {
+        let rule = rule::read(policy, &Place { file, text, span: &span }, faults);
         let policy = policy.new_id(PolicyId::new(policies.len().to_string()));
-        policies.push(Entry { file: file.to_owned(), start, policy, rule });
+        policies.push(Entry { file: file.to_owned(), span, policy, rule });
     }
 }
 
@@ -189,57 +193,16 @@ fn repeated(policies: &[Entry], texts: &BTreeMap<PathBuf, String>, faults: &mut 
     let mut first: HashMap<&str, &Entry> = HashMap::new();
     for entry in policies.iter().filter(|entry| !entry.rule.id.is_empty()) {
         if let Some(earlier) = first.get(entry.rule.id.as_str()) {
-            let line = texts[&earlier.file][..earlier.start].matches('\n').count() + 1;
+            let line = texts[&earlier.file][..earlier.span.start].matches('\n').count() + 1;
             let message = format!("id \"{}\" is taken by {}:{line}", entry.rule.id, earlier.file.display());
             let text = &texts[&entry.file];
             faults.push(
-                Fault::at(&entry.file, text, entry.start, entry.start, message)
+                Fault::at(&entry.file, text, entry.span.start, entry.span.start, message)
                     .hint("Give this policy an id of its own."),
             );
         } else {
             first.insert(&entry.rule.id, entry);
         }
-    }
-}
-
-/// Validates strictly. What Cedar only warns of is a fault too: a policy that can never apply protects nothing.
-fn validate(vocabulary: &Vocabulary, policies: &[Entry], texts: &BTreeMap<PathBuf, String>, faults: &mut Vec<Fault>) {
-    let set = match PolicySet::from_policies(policies.iter().map(|entry| entry.policy.clone())) {
-        Ok(set) => set,
-        Err(error) => {
-            faults.extend(policies.first().map(|entry| Fault::whole(&entry.file, error.to_string())));
-            return;
-        }
-    };
-    let result = Validator::new(vocabulary.schema.clone()).validate(&set, ValidationMode::Strict);
-    let mut wrong: Vec<PolicyId> = Vec::new();
-    let errors = result.validation_errors().map(|error| (error.policy_id(), error as &dyn Diagnostic));
-    let warnings = result.validation_warnings().map(|warning| (warning.policy_id(), warning as &dyn Diagnostic));
-    for (position, (id, diagnostic)) in errors.map(|each| (0, each)).chain(warnings.map(|each| (1, each))) {
-        // A warning about a policy that has been reported already says the same again.
-        if position == 1 && wrong.contains(id) {
-            continue;
-        }
-        wrong.push(id.clone());
-        let Some(entry) = policies.iter().find(|entry| entry.policy.id() == id) else {
-            continue;
-        };
-        let said = diagnostic.to_string();
-        let message = said.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(&said).to_owned();
-        faults.push(diagnosed(&entry.file, &texts[&entry.file], diagnostic, message));
-    }
-}
-
-/// A fault from what Cedar says.
-fn diagnosed(file: &Path, text: &str, diagnostic: &dyn Diagnostic, message: String) -> Fault {
-    let Some(label) = diagnostic.labels().and_then(|mut labels| labels.next()) else {
-        return Fault::whole(file, message);
-    };
-    let fault = Fault::at(file, text, label.offset(), label.offset() + label.len(), message);
-    let help = diagnostic.help().map(|help| help.to_string());
-    match help.or_else(|| label.label().map(ToOwned::to_owned)) {
-        Some(hint) => fault.hint(hint),
-        None => fault,
     }
 }
 

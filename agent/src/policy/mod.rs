@@ -11,6 +11,7 @@ mod fault;
 mod load;
 mod reload;
 mod rule;
+mod validate;
 mod verdicts;
 mod vocabulary;
 

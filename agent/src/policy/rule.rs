@@ -1,6 +1,6 @@
 //! A policy's annotations: what Postern reads from them, and which of them make no sense.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use cedar_policy::{Effect, Policy};
 
@@ -28,19 +28,19 @@ pub(super) struct Rule {
 pub(super) struct Place<'a> {
     pub(super) file: &'a Path,
     pub(super) text: &'a str,
-    pub(super) start: usize,
+    pub(super) span: &'a Range<usize>,
 }
 
 impl Place<'_> {
     /// A fault of the annotation `@name`, or of the policy if it has none.
     fn fault(&self, name: &str, message: String) -> Fault {
-        let rest = self.text.get(self.start..).unwrap_or_default();
+        let rest = self.text.get(self.span.clone()).unwrap_or_default();
         let sign = format!("@{name}");
         let offset = rest
             .match_indices(&sign)
             .find(|(at, _)| !rest[at + sign.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_'))
             .map(|(at, _)| at);
-        let start = self.start + offset.unwrap_or(0);
+        let start = self.span.start + offset.unwrap_or(0);
         let length = if offset.is_some() { sign.len() } else { rest.find('\n').unwrap_or(rest.len()) };
         Fault::at(self.file, self.text, start, start + length, message)
     }

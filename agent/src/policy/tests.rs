@@ -8,6 +8,7 @@ use std::{
 };
 
 use jiff::{Zoned, civil::date, tz::TimeZone};
+use proptest::{prelude::*, sample::select};
 use tempfile::TempDir;
 
 use super::*;
@@ -381,6 +382,69 @@ fn a_check_names_what_the_policies_name() {
     assert!(checked.passed());
     assert_eq!(checked.named["Target"], ["orders"]);
     assert_eq!(checked.named["Role"], ["orders-admin", "orders-analyst", "orders-reader", "orders-writer"]);
+}
+
+/// A scope as a policy writes it, and whether it is satisfied by the reader and the table of [`scopes_mean_what_they_say`].
+type Scope = (&'static str, bool);
+
+const PRINCIPALS: &[Scope] = &[
+    ("principal", true),
+    ("principal is Subagent", true),
+    (r#"principal in Role::"reader""#, true),
+    (r#"principal is Subagent in Role::"reader""#, true),
+    (r#"principal == Subagent::"4711""#, true),
+    (r#"principal == Subagent::"4712""#, false),
+    (r#"principal in Role::"writer""#, false),
+    (r#"principal is Subagent in Role::"writer""#, false),
+];
+
+const ACTIONS: &[Scope] = &[
+    ("action", true),
+    (r#"action == Action::"sql:select""#, true),
+    (r#"action in Action::"sql:read""#, true),
+    (r#"action in [Action::"sql:insert", Action::"sql:select"]"#, true),
+    (r#"action in Action::"sql:write""#, false),
+    (r#"action == Action::"sql:update""#, false),
+];
+
+const RESOURCES: &[Scope] = &[
+    ("resource", true),
+    ("resource is Table", true),
+    (r#"resource in Target::"orders""#, true),
+    (r#"resource in Schema::"orders.shop.public""#, true),
+    (r#"resource is Table in Database::"orders.shop""#, true),
+    (r#"resource == Table::"orders.shop.public.a""#, true),
+    ("resource is Column", false),
+    (r#"resource == Schema::"orders.shop.public""#, false),
+    (r#"resource in Table::"orders.shop.public.b""#, false),
+    (r#"resource in Target::"ledger""#, false),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Which policies are evaluated is chosen by their scopes: the verdict must be the one of all of them together.
+    #[test]
+    fn scopes_mean_what_they_say(
+        set_of in prop::collection::vec((any::<bool>(), select(PRINCIPALS), select(ACTIONS), select(RESOURCES)), 0..12),
+    ) {
+        let mut text = String::new();
+        let (mut permits, mut forbids) = (Vec::new(), Vec::new());
+        for (number, (permit, principal, action, resource)) in set_of.iter().enumerate() {
+            let effect = if *permit { "permit" } else { "forbid" };
+            text += &format!("@id(\"p{number:02}\") {effect} ({}, {}, {});\n", principal.0, action.0, resource.0);
+            if principal.1 && action.1 && resource.1 {
+                if *permit { &mut permits } else { &mut forbids }.push(format!("p{number:02}"));
+            }
+        }
+        let (_dir, policies) = set(&text);
+        let verdict = decide(&policies, &["reader", "reader"], &[("sql:select", table("a"))]);
+        match (forbids.first(), permits.is_empty()) {
+            (Some(first), _) => prop_assert_eq!(denied(verdict).rule, Some(first.clone())),
+            (None, true) => prop_assert_eq!(denied(verdict).rule, None),
+            (None, false) => prop_assert_eq!(verdict, Verdict::Permit { rules: permits }),
+        }
+    }
 }
 
 fn examples() -> PathBuf {

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -198,7 +197,7 @@ fn principal(row: &Row) -> Principal {
             gid: facts.gid,
             cgroup: 0,
             netns: 0,
-            destination: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            destination: ([0, 0, 0, 0], 0).into(),
             target: 0,
         },
         process: Process {

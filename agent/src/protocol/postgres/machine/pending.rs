@@ -108,13 +108,13 @@ impl Queue {
         committed.map_or(Lookup::Missing, |found| Lookup::Found(found.clone()))
     }
 
-    /// Statements and portals that are on their way.
+    /// Named statements and portals that are on their way.
     pub fn announced(&self) -> (usize, usize) {
         let mut count = (0, 0);
         for change in self.0.iter().flat_map(|pending| pending.changes.iter().flatten()) {
             match change {
-                Change::Statement(..) => count.0 += 1,
-                Change::Portal(..) => count.1 += 1,
+                Change::Statement(name, _) if !name.is_empty() => count.0 += 1,
+                Change::Portal(name, _) if !name.is_empty() => count.1 += 1,
                 _ => {}
             }
         }

@@ -210,9 +210,8 @@ impl Machine {
     /// `Bind`: decided with its parameters; one recorded operation.
     fn bind(&mut self, frame: Frame) -> Result<Outcome, frame::Malformed> {
         let bind = Bind::read(frame.body())?;
-        let (Some(portal), Some(name)) = (self.name(bind.portal), self.name(bind.statement)) else {
-            return Ok(Outcome::Done);
-        };
+        let Some(portal) = self.name(bind.portal) else { return Ok(Outcome::Done) };
+        let Some(name) = self.name(bind.statement) else { return Ok(Outcome::Done) };
         if self.full(|(_, portals)| portals) {
             return Ok(Outcome::Done);
         }

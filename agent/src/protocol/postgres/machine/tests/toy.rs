@@ -113,6 +113,11 @@ impl Toy {
     }
 }
 
+/// Whether a prepared text runs another, which this server does not go along with.
+fn nested(text: &str) -> bool {
+    text.starts_with("execute")
+}
+
 fn known(word: &str) -> bool {
     matches!(
         word,
@@ -261,7 +266,9 @@ impl Server {
             ["select", value] => (0, 0, (*value).to_owned()),
             ["secret"] => (SECRET.0, SECRET.1, "111-22-3333".to_owned()),
             ["strange"] => (STRANGE, 1, "?".to_owned()),
-            ["execute", prepared] => return self.row(self.statements.get(*prepared)?),
+            ["execute", prepared] => {
+                return self.statements.get(*prepared).filter(|inner| !nested(inner)).and_then(|inner| self.row(inner));
+            }
             _ => return None,
         };
         let description = write(server::ROW_DESCRIPTION, |body| {
@@ -309,6 +316,9 @@ impl Server {
             }
             ["execute", name] => {
                 let inner = self.statements.get(*name).cloned().ok_or("26000")?;
+                if nested(&inner) {
+                    return Err("54001");
+                }
                 self.ran.push(inner);
             }
             ["deallocate", name] => {

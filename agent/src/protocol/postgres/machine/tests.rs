@@ -648,5 +648,5 @@ fn outstanding_answers_are_bounded() {
     }
     rig.settle();
     assert!(rig.heard().1.contains("53400"));
-    assert_eq!(rig.machine.committed.count().0, names::NAMES);
+    assert_eq!(rig.machine.committed.count().statements, names::NAMES);
 }

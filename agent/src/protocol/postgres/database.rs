@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes};
+use sha2::{Digest, Sha256};
 
 use super::{
     frame::{Fields, Frame, client, server},
@@ -34,16 +35,27 @@ const OLDEST: Duration = Duration::from_secs(60);
 /// Databases whose snapshots are kept. Clients choose names of databases, but only those that the server has come to here.
 const DATABASES: usize = 256;
 
+/// Bytes of a catalogue that are read: a hundred thousand tables with their columns take less.
+const LARGEST: usize = 512 << 20;
+
 /// Name of the statement and portal that read the catalogue. The unnamed ones are the client's.
 const NAME: &str = "postern catalogue";
 
 /// What sessions of one database share.
 #[derive(Default)]
 pub struct Shared {
-    snapshot: Mutex<Option<(Instant, Arc<Catalogue>)>>,
+    snapshot: Mutex<Option<(Instant, Arc<Snapshot>)>>,
     /// Held while a session reads the catalogue, so that many that begin at once read it once.
     reading: tokio::sync::Mutex<()>,
     cache: Cache,
+}
+
+/// A catalogue, and a digest of what it was made of.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The catalogue.
+    pub catalogue: Catalogue,
+    digest: [u8; 32],
 }
 
 /// Target, address and database.
@@ -60,6 +72,9 @@ pub enum DatabaseError {
     /// The answers make no catalogue.
     #[error("the catalogue cannot be understood: {0}")]
     Catalogue(#[from] CatalogueError),
+    /// It is no catalogue any more.
+    #[error("the catalogue is larger than {} MiB", LARGEST >> 20)]
+    TooLarge,
     /// A masked column does not exist.
     #[error("{0}")]
     Masking(#[from] MaskingError),
@@ -80,8 +95,8 @@ impl Shared {
 
     /// The newest snapshot, if there is one that is not known to be stale.
     #[must_use]
-    pub fn newest(&self) -> Option<Arc<Catalogue>> {
-        self.kept().as_ref().map(|(_, catalogue)| Arc::clone(catalogue))
+    pub fn newest(&self) -> Option<Arc<Snapshot>> {
+        self.kept().as_ref().map(|(_, snapshot)| Arc::clone(snapshot))
     }
 
     /// A snapshot to begin a session with, read over its own connection if there is none that is young enough. What else the
@@ -94,20 +109,39 @@ impl Shared {
         server: &mut Server,
         admission: &Admission,
         asides: &mut Vec<Frame>,
-    ) -> Result<Arc<Catalogue>, DatabaseError> {
+    ) -> Result<Arc<Snapshot>, DatabaseError> {
         let _reading = self.reading.lock().await;
         let young = self.kept().as_ref().filter(|(taken, _)| taken.elapsed() < OLDEST).map(|(_, it)| Arc::clone(it));
-        if let Some(catalogue) = young {
-            return Ok(catalogue);
+        if let Some(snapshot) = young {
+            return Ok(snapshot);
         }
-        let catalogue = read(server, admission, true, asides).await?;
-        self.keep(&catalogue);
-        Ok(catalogue)
+        let old = self.newest();
+        let snapshot = read(server, admission, true, old.as_ref(), asides).await?;
+        self.keep(&snapshot);
+        Ok(snapshot)
+    }
+
+    /// A new snapshot, read over the connection of a session that is not within a transaction.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]
+    pub async fn refresh(
+        &self,
+        server: &mut Server,
+        admission: &Admission,
+        old: &Arc<Snapshot>,
+        asides: &mut Vec<Frame>,
+    ) -> Result<Arc<Snapshot>, DatabaseError> {
+        // One after the other, so that the newest is the one that was read last.
+        let _reading = self.reading.lock().await;
+        let snapshot = read(server, admission, true, Some(old), asides).await?;
+        self.keep(&snapshot);
+        Ok(snapshot)
     }
 
     /// Makes a snapshot the newest.
-    pub fn keep(&self, catalogue: &Arc<Catalogue>) {
-        *self.kept() = Some((Instant::now(), Arc::clone(catalogue)));
+    fn keep(&self, snapshot: &Arc<Snapshot>) {
+        *self.kept() = Some((Instant::now(), Arc::clone(snapshot)));
     }
 
     /// The newest snapshot is stale.
@@ -115,13 +149,13 @@ impl Shared {
         *self.kept() = None;
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Arc<Catalogue>)>> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Arc<Snapshot>)>> {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Reads the catalogue over a connection that is quiet. `alone`: no transaction is open, so that one of its own makes the
-/// answers fit together; within the client's, it must be seen as that sees it.
+/// answers fit together; within the client's, it must be seen as that sees it. If it is as in `old`, that is the answer.
 ///
 /// # Errors
 /// [`DatabaseError`]
@@ -129,8 +163,9 @@ pub async fn read(
     server: &mut Server,
     admission: &Admission,
     alone: bool,
+    old: Option<&Arc<Snapshot>>,
     asides: &mut Vec<Frame>,
-) -> Result<Arc<Catalogue>, DatabaseError> {
+) -> Result<Arc<Snapshot>, DatabaseError> {
     let around = |text: &'static str| alone.then_some(text);
     let texts = around("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .into_iter()
@@ -146,12 +181,23 @@ pub async fn read(
     server.send(&admission.housekeeping(write_bare(client::SYNC)));
     let mut answers: Vec<Vec<Row>> = Vec::with_capacity(count);
     let mut rows = Vec::new();
+    let (mut digest, mut size) = (Sha256::new(), 0);
     let mut failure = None;
     loop {
         let frame = server.receive().await.map_err(UpstreamError::from)?;
         match frame.kind {
-            server::DATA_ROW => rows.push(row(frame.body()).map_err(UpstreamError::from)?),
-            server::COMMAND_COMPLETE => answers.push(std::mem::take(&mut rows)),
+            server::DATA_ROW => {
+                size += frame.bytes.len();
+                if size > LARGEST {
+                    return Err(DatabaseError::TooLarge);
+                }
+                digest.update(&frame.bytes);
+                rows.push(row(frame.body()).map_err(UpstreamError::from)?);
+            }
+            server::COMMAND_COMPLETE => {
+                digest.update([0]);
+                answers.push(std::mem::take(&mut rows));
+            }
             server::PARSE_COMPLETE | server::BIND_COMPLETE | server::CLOSE_COMPLETE => {}
             server::ERROR_RESPONSE => failure = Some(refusal(&frame)),
             server::READY_FOR_QUERY => break,
@@ -166,7 +212,11 @@ pub async fn read(
         answers.remove(0);
         answers.pop();
     }
-    Ok(Arc::new(Catalogue::build(answers)?))
+    let digest: [u8; 32] = digest.finalize().into();
+    match old {
+        Some(old) if old.digest == digest => Ok(Arc::clone(old)),
+        _ => Ok(Arc::new(Snapshot { catalogue: Catalogue::build(answers)?, digest })),
+    }
 }
 
 /// The messages that run a text once and leave nothing behind.
@@ -196,7 +246,7 @@ fn row(body: &[u8]) -> Result<Row, super::frame::Malformed> {
 /// The database as one session sees it.
 pub struct Database {
     shared: Arc<Shared>,
-    catalogue: Arc<Catalogue>,
+    snapshot: Arc<Snapshot>,
     reading: Reading,
     /// Everything that is masked, hidden.
     masked: Masking,
@@ -211,12 +261,12 @@ impl Database {
     /// [`MaskingError`]: the target must be closed.
     pub fn new(
         shared: &Arc<Shared>,
-        catalogue: Arc<Catalogue>,
+        snapshot: Arc<Snapshot>,
         rules: &[ColumnRule],
         reading: Reading,
         gate: &mut Gate,
     ) -> Result<Arc<Self>, MaskingError> {
-        let masked = Masking::new(rules, &reading.database, &catalogue)?;
+        let masked = Masking::new(rules, &reading.database, &snapshot.catalogue)?;
         let mut seen = BTreeSet::new();
         for column in masked.columns() {
             if let Verdict::Permit { .. } = gate.verdict(&unmask(&reading, column)) {
@@ -224,19 +274,13 @@ impl Database {
             }
         }
         let hidden = masked.without(&|column| seen.contains(&(column.oid, column.attribute)));
-        Ok(Arc::new(Self { shared: Arc::clone(shared), catalogue, reading, masked, hidden }))
-    }
-
-    /// Whether this is the view of another snapshot.
-    #[must_use]
-    pub fn differs_from(&self, catalogue: &Catalogue) -> bool {
-        self.catalogue.serial() != catalogue.serial()
+        Ok(Arc::new(Self { shared: Arc::clone(shared), snapshot, reading, masked, hidden }))
     }
 
     /// The snapshot.
     #[must_use]
-    pub fn catalogue(&self) -> &Arc<Catalogue> {
-        &self.catalogue
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
     }
 }
 
@@ -258,15 +302,15 @@ pub fn database(reading: &Reading) -> Resource {
 
 impl View for Database {
     fn classify(&self, text: &str, names: &dyn Names) -> Arc<Statement> {
-        self.shared.cache.classify(text, &self.reading, &self.catalogue, &self.hidden, names)
+        self.shared.cache.classify(text, &self.reading, &self.snapshot.catalogue, &self.hidden, names)
     }
 
     fn cover(&self, table: u32, attribute: i16) -> Option<Cover> {
-        self.hidden.cover(table, attribute, &self.catalogue)
+        self.hidden.cover(table, attribute, &self.snapshot.catalogue)
     }
 
     fn cover_in_log(&self, table: u32, attribute: i16) -> Option<Cover> {
-        self.masked.cover(table, attribute, &self.catalogue)
+        self.masked.cover(table, attribute, &self.snapshot.catalogue)
     }
 
     fn hides(&self) -> bool {

@@ -9,6 +9,8 @@
 
 mod answer;
 mod client;
+mod deciding;
+mod freshness;
 mod guard;
 mod names;
 mod pending;
@@ -17,20 +19,20 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use self::{
-    client::{Deciding, Rechecking},
-    names::{Committed, Lookup, Stamp, Understood},
+    deciding::{Deciding, Rechecking},
+    names::{Committed, Stamp},
     pending::{Expect, Pending, Queue},
 };
 use super::{
     error::{self, NativeError},
     frame::{self, Frame, client as from_client},
     message,
-    sql::{Names, Statement},
+    sql::Statement,
     view::{Encoding, View},
 };
 use crate::{
@@ -226,10 +228,13 @@ impl Machine {
         }
     }
 
-    /// Uses another view from now on: the catalogue was read again, or other columns are masked.
+    /// Uses this view from now on: the catalogue was read again, or other columns are hidden. The same view again changes
+    /// nothing.
     pub fn look(&mut self, view: Arc<dyn View>) {
-        self.start.view = view;
-        self.stamp.view += 1;
+        if !std::ptr::addr_eq(Arc::as_ptr(&self.start.view), Arc::as_ptr(&view)) {
+            self.start.view = view;
+            self.stamp.view += 1;
+        }
     }
 
     /// The catalogue has been read, as [`Step::RefreshCatalogue`] asked.
@@ -325,13 +330,6 @@ impl Machine {
         self.queue.0.is_empty() && !self.open && !self.skipping
     }
 
-    /// Understands a text; `None` while a name that it uses is unsettled.
-    fn understand(&self, text: &str) -> Option<Understood> {
-        let names = Lookups { machine: self, unsettled: Cell::new(false) };
-        let statement = self.start.view.classify(text, &names);
-        (!names.unsettled.get()).then_some(Understood { statement, stamp: self.stamp })
-    }
-
     /// Why the answer of a statement cannot be shown, if it cannot.
     fn unproven(statement: &Statement) -> Option<Denial> {
         statement.parts.iter().find_map(|part| match &part.answer {
@@ -349,44 +347,5 @@ fn visible_to_sql(change: &names::Change) -> bool {
         | names::Change::NoStatement(name)
         | names::Change::NoPortal(name) => !name.is_empty(),
         names::Change::NoStatements | names::Change::NoPortals => true,
-    }
-}
-
-/// The session's names as the classifier sees them while it understands one text.
-struct Lookups<'a> {
-    machine: &'a Machine,
-    unsettled: Cell<bool>,
-}
-
-impl Lookups<'_> {
-    fn settle<T>(&self, lookup: Lookup<T>) -> Option<T> {
-        match lookup {
-            Lookup::Found(found) => Some(found),
-            Lookup::Missing => None,
-            Lookup::Unsettled => {
-                self.unsettled.set(true);
-                None
-            }
-        }
-    }
-}
-
-impl Names for Lookups<'_> {
-    fn prepared(&self, name: &str) -> Vec<Arc<Statement>> {
-        let machine = self.machine;
-        let prepared = self.settle(machine.queue.statement(name, machine.pipeline, &machine.committed));
-        // One that was understood under another catalogue no longer counts: the server would analyse it again.
-        prepared
-            .map(|prepared| prepared.understood())
-            .filter(|understood| understood.stamp.view == machine.stamp.view)
-            .map(|understood| understood.statement)
-            .into_iter()
-            .collect()
-    }
-
-    fn cursor(&self, name: &str) -> Vec<Arc<Statement>> {
-        let machine = self.machine;
-        let portal = self.settle(machine.queue.portal(name, machine.pipeline, &machine.committed));
-        portal.map(|portal| Arc::clone(&portal.understood.statement)).into_iter().collect()
     }
 }

@@ -20,7 +20,7 @@ mod wire;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::BufMut;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 use self::{
     cancel::Issued,
@@ -69,7 +69,8 @@ async fn session(socket: TcpStream, connection: Connection) {
         }
         Err(error) => return not_greeted(&connection, error).await,
     };
-    match begin(&connection, &mut client, &startup).await {
+    let begun = timeout(upstream::PATIENCE, begin(&connection, &mut client, &startup)).await;
+    match begun.unwrap_or_else(|_| Err(UpstreamError::Late.into())) {
         Ok((session, key)) => {
             relay(session, client).await;
             drop(key);
@@ -96,10 +97,10 @@ async fn begin(
     let Upstream { mut server, greetings, key, encoding, server_is_utf8 } = upstream;
     let shared = Shared::of(&reading.target, connection.destination, &reading.database);
     let mut asides = Vec::new();
-    let catalogue = shared.begin(&mut server, &admission, &mut asides).await?;
+    let snapshot = shared.begin(&mut server, &admission, &mut asides).await?;
     let database = database::database(&reading);
     let rules = connection.target.columns.clone();
-    let view = Database::new(&shared, catalogue, &rules, reading.clone(), &mut gate).map_err(DatabaseError::from)?;
+    let view = Database::new(&shared, snapshot, &rules, reading.clone(), &mut gate).map_err(DatabaseError::from)?;
     let issued = match key {
         Some(key) => Some(Issued::new(connection, &admission, key)?),
         None => None,

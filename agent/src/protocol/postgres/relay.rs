@@ -8,7 +8,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::{
-    database::{self, Database, Shared},
+    database::{self, Database, Shared, Snapshot},
     error::{self, NativeError},
     frame::{Frame, client},
     machine::{Ask, Close, Machine, Question, Step},
@@ -157,15 +157,19 @@ impl Session {
     async fn refresh(&mut self) -> Result<(), Failed> {
         let alone = !self.machine.in_transaction();
         let mut asides = Vec::new();
-        let reading = database::read(&mut self.server, &self.admission, alone, &mut asides);
-        let catalogue = match timeout(CATALOGUE, reading).await {
-            Ok(read) => read.map_err(unreadable)?,
-            Err(late) => return Err(unreadable(late)),
+        let old = Arc::clone(self.view.snapshot());
+        let (server, admission) = (&mut self.server, &self.admission);
+        let reading = async {
+            if alone {
+                self.shared.refresh(server, admission, &old, &mut asides).await
+            } else {
+                database::read(server, admission, false, Some(&old), &mut asides).await
+            }
         };
-        if alone {
-            self.shared.keep(&catalogue);
+        let snapshot = timeout(CATALOGUE, reading).await.map_err(unreadable)?.map_err(unreadable)?;
+        if !Arc::ptr_eq(&snapshot, &old) {
+            self.look(snapshot)?;
         }
-        self.look(catalogue)?;
         self.machine.refreshed(self.view.clone());
         self.show(asides);
         Ok(())
@@ -173,21 +177,22 @@ impl Session {
 
     /// Other sessions may have read the catalogue, and the operator may have changed the policies.
     fn keep_up(&mut self, epoch: &mut u64) -> Result<(), Failed> {
-        let newest =
-            self.shared.newest().filter(|newest| !self.machine.in_transaction() && self.view.differs_from(newest));
+        // Within a transaction the catalogue is what that sees.
+        let newest = if self.machine.in_transaction() { None } else { self.shared.newest() };
+        let newest = newest.filter(|newest| !Arc::ptr_eq(newest, self.view.snapshot()));
         let now = self.gate.epoch();
         if newest.is_none() && now == *epoch {
             return Ok(());
         }
         *epoch = now;
-        self.look(newest.unwrap_or_else(|| Arc::clone(self.view.catalogue())))?;
+        self.look(newest.unwrap_or_else(|| Arc::clone(self.view.snapshot())))?;
         self.machine.look(self.view.clone());
         Ok(())
     }
 
-    fn look(&mut self, catalogue: Arc<super::sql::catalogue::Catalogue>) -> Result<(), Failed> {
+    fn look(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Failed> {
         let reading = self.reading.clone();
-        self.view = Database::new(&self.shared, catalogue, &self.rules, reading, &mut self.gate).map_err(unreadable)?;
+        self.view = Database::new(&self.shared, snapshot, &self.rules, reading, &mut self.gate).map_err(unreadable)?;
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 //! *Invariant:* no error holds a secret, and no secret leaves but as the login's own answer; in plaintext only to a server
 //! that TLS has made out.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes};
 use postgres_protocol::authentication::{
     md5_hash,
@@ -32,6 +34,9 @@ use crate::{
 
 /// Name of the protocol in TLS (ALPN), as PostgreSQL 17 registered it.
 pub const ALPN: &[u8] = b"postgresql";
+
+/// How long a target may take until it is ready for a session's first statement.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Most messages of a server before its first `ReadyForQuery`. A real one sends about 20.
 const LOGIN_MESSAGES: usize = 1_000;
@@ -80,6 +85,9 @@ pub enum UpstreamError {
         /// Its message. Holds the names that the client gave, no data.
         message: String,
     },
+    /// Login and catalogue took too long.
+    #[error("the target was not ready within {} seconds", PATIENCE.as_secs())]
+    Late,
     /// A setting of the server under which texts cannot be understood.
     #[error("the target's {0} is not supported")]
     Setting(&'static str),
@@ -106,7 +114,7 @@ impl UpstreamError {
     pub fn native(&self) -> NativeError {
         let code = match self {
             Self::Dial(_) | Self::NoTls | Self::Tls(_) => error::CANNOT_CONNECT,
-            Self::Broken(_) | Self::Protocol => error::CONNECTION_FAILURE,
+            Self::Broken(_) | Self::Protocol | Self::Late => error::CONNECTION_FAILURE,
             Self::Host(_) => error::CONFIGURATION,
             Self::NoPassword | Self::Plaintext | Self::Method(_) | Self::Proof | Self::Refused(_) => {
                 error::AUTHORIZATION

@@ -15,20 +15,44 @@ use crate::protocol::postgres::{message::Column, sql::Statement};
 /// Prepared statements and portals that one session may have, each. More are refused with a native error.
 pub const NAMES: usize = 4_096;
 
+/// Bytes of text of all prepared statements that one session may have.
+pub const TEXTS: usize = 32 << 20;
+
 /// Longest name in bytes, as in the server (`NAMEDATALEN` - 1): it cuts longer ones, so that two names would be one.
 pub const NAME_LENGTH: usize = 63;
 
 /// A prepared statement.
 #[derive(Debug)]
 pub struct Prepared {
-    /// Its text, to understand it again when the catalogue has changed; `None` if SQL's PREPARE made it.
-    pub text: Option<Arc<str>>,
+    /// Where it comes from, to understand it again when the catalogue has changed.
+    pub source: Source,
     /// OIDs of the parameter types, as far as the client prescribed them.
     pub types: Vec<u32>,
     /// What it is understood to be, and under which circumstances.
     pub understood: Mutex<Understood>,
     /// Types and columns as the server described them, once it has: for the log only.
     pub described: OnceLock<Described>,
+}
+
+/// Where a prepared statement comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// `Parse` of this text.
+    Parse(Arc<str>),
+    /// The PREPARE that is the statement at this position of a text.
+    Prepare(Arc<str>, usize),
+    /// A text that cannot be read, which is only observed.
+    Unreadable,
+}
+
+impl Source {
+    /// Bytes of text that are kept for it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Parse(text) | Self::Prepare(text, _) => text.len(),
+            Self::Unreadable => 0,
+        }
+    }
 }
 
 /// A server's description of a statement.
@@ -74,6 +98,8 @@ impl Prepared {
 pub struct Understood {
     /// The statement.
     pub statement: Arc<Statement>,
+    /// The text that it is, or was part of.
+    pub text: Arc<str>,
     /// The circumstances.
     pub stamp: Stamp,
 }
@@ -193,8 +219,43 @@ impl Committed {
         self.portals.retain(|_, portal| portal.bound.is_none());
     }
 
-    /// Prepared statements and portals.
-    pub fn count(&self) -> (usize, usize) {
-        (self.statements.len(), self.portals.len())
+    /// Prepared statements and portals, and what they take.
+    pub fn count(&self) -> Count {
+        Count {
+            statements: self.statements.len(),
+            portals: self.portals.len(),
+            texts: self.statements.values().map(|prepared| prepared.source.bytes()).sum(),
+        }
+    }
+}
+
+/// How much a session keeps under names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Prepared statements.
+    pub statements: usize,
+    /// Portals.
+    pub portals: usize,
+    /// Bytes of the statements' texts.
+    pub texts: usize,
+}
+
+impl Count {
+    /// With what a change will add.
+    pub fn announced(mut self, change: &Change) -> Self {
+        match change {
+            Change::Statement(name, prepared) => {
+                self.statements += usize::from(!name.is_empty());
+                self.texts += prepared.source.bytes();
+            }
+            Change::Portal(name, _) => self.portals += usize::from(!name.is_empty()),
+            _ => {}
+        }
+        self
+    }
+
+    /// Whether there is room for one more.
+    pub fn has_room(self) -> bool {
+        self.statements < NAMES && self.portals < NAMES && self.texts < TEXTS
     }
 }

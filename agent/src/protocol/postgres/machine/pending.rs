@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     answer::Operation,
-    names::{Change, Committed, Lookup, Portal, Prepared},
+    names::{Change, Committed, Count, Lookup, Portal, Prepared},
 };
 use crate::masking::Masked;
 
@@ -108,16 +108,9 @@ impl Queue {
         committed.map_or(Lookup::Missing, |found| Lookup::Found(found.clone()))
     }
 
-    /// Statements and portals that are on their way.
-    pub fn announced(&self) -> (usize, usize) {
-        let mut count = (0, 0);
-        for change in self.0.iter().flat_map(|pending| pending.changes.iter().flatten()) {
-            match change {
-                Change::Statement(..) => count.0 += 1,
-                Change::Portal(..) => count.1 += 1,
-                _ => {}
-            }
-        }
-        count
+    /// What is kept under names once everything that is on its way has succeeded.
+    pub fn count(&self, committed: &Committed) -> Count {
+        let changes = self.0.iter().flat_map(|pending| pending.changes.iter().flatten());
+        changes.fold(committed.count(), Count::announced)
     }
 }

@@ -236,8 +236,6 @@ impl Machine {
         if !pending.changes.is_empty() {
             self.stamp.names += 1;
         }
-        // Part of a text may have run.
-        self.stale |= pending.catalogue;
         let fail = |operation: &mut Operation| {
             operation.failed(failure.clone());
             operation.finish(now)
@@ -302,6 +300,8 @@ impl Machine {
 
     /// The oldest message, one of the extended protocol, has failed: the server drops everything up to `Sync`.
     fn skip(&mut self, failure: &Failure, now: Instant) {
+        // What has failed may have run in part.
+        self.stale |= self.queue.0.front().is_some_and(|pending| pending.catalogue);
         self.drop_oldest(failure, now);
         let not_run = not_run();
         while self.queue.0.front().is_some_and(|pending| !matches!(pending.expect, Expect::Sync)) {

@@ -1,0 +1,190 @@
+//! Operations between their question and their verdict, and what becomes of them then.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock},
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Ask, Client, Expect, Frame, Machine, Question, Step,
+    answer::{Answer, Operation},
+    client::Outcome,
+    from_client, message,
+    names::{Bound, Change, NAME_LENGTH, Portal, Prepared, Source, Understood},
+};
+use crate::{
+    gate::{Held, Released},
+    masking::{self, without_values},
+    model::{Action, Denial, Request, Resource},
+    protocol::postgres::{
+        sql::{self, Effect, Statement},
+        value::Rows,
+    },
+};
+
+/// A message whose verdict is outstanding.
+pub(super) enum Deciding {
+    Query { understood: Option<Understood> },
+    Parse { name: Arc<str>, prepared: Arc<Prepared> },
+    Bind { portal: Arc<str>, bound: Option<(Arc<Prepared>, Understood)>, results: Vec<i16> },
+    Call,
+}
+
+impl Deciding {
+    /// Whether it is answered up to `ReadyForQuery`.
+    pub(super) fn simple(&self) -> bool {
+        matches!(self, Self::Query { .. } | Self::Call)
+    }
+}
+
+/// An `Execute` whose recheck is outstanding.
+pub(super) struct Rechecking {
+    pub(super) portal: Arc<Portal>,
+    pub(super) bytes: Bytes,
+}
+
+impl Machine {
+    /// Asks about an operation.
+    pub(super) fn ask(
+        &mut self,
+        ask: Ask,
+        (action, text): (Action, masking::Masked<String>),
+        parameters: Vec<masking::Masked<Option<String>>>,
+        bytes: Bytes,
+        deciding: Deciding,
+    ) -> Outcome {
+        let held = Held::new(action, text, parameters, bytes);
+        self.client = Client::Deciding(Box::new(deciding));
+        self.steps.push_back(Step::Decide(Question { held, ask }));
+        Outcome::Done
+    }
+
+    /// A text that cannot be read in the client's encoding, or not as the server would.
+    pub(super) fn unreadable(&mut self, frame: Frame, deciding: Deciding) -> Outcome {
+        let denial =
+            Denial::closed("the text cannot be read in the client's encoding").with_hint("Use client_encoding UTF8.");
+        self.ask(
+            Ask::Refuse(denial),
+            opaque(&self.start.database, "(unreadable text)"),
+            Vec::new(),
+            frame.bytes,
+            deciding,
+        )
+    }
+
+    /// What we hold against a statement ourselves.
+    pub(super) fn objection(&self, statement: &Statement) -> Option<Denial> {
+        let long = |name: &str| name.len() > NAME_LENGTH;
+        let odd = statement.parts.iter().any(|part| match &part.effect {
+            Effect::Prepare { name, .. } | Effect::Declare { name, .. } => long(name),
+            Effect::Deallocate(Some(name)) | Effect::Close(Some(name)) => long(name),
+            _ => false,
+        });
+        if statement.parts.iter().any(|part| matches!(part.effect, Effect::CopyIn | Effect::CopyOut)) {
+            return Some(Denial::closed("COPY is not supported").with_hint("Use INSERT or SELECT."));
+        }
+        if odd {
+            return Some(Denial::closed("the name of a prepared statement or cursor is too long"));
+        }
+        // In a failed transaction the catalogue cannot be read; one ROLLBACK may be followed by anything.
+        (self.stale && statement.parts.len() > 1)
+            .then(|| Denial::closed("the catalogue has changed").with_hint("Send ROLLBACK on its own."))
+    }
+
+    /// Carries out what was permitted.
+    pub(super) fn permitted(&mut self, deciding: Deciding, released: Released, number: u64, epoch: u64, now: Instant) {
+        let session = Arc::clone(&self.start.session);
+        let (view, mode) = (Arc::clone(&self.start.view), self.start.mode);
+        let undescribed = |statement: Option<&Statement>, rows| Answer::undescribed(&*view, mode, statement, 0, rows);
+        if self.skipping {
+            // Its pipeline failed while it was decided: the server would drop it.
+            if !matches!(deciding, Deciding::Parse { .. }) {
+                let mut operation = Operation::new(session, number, None, undescribed(None, Rows::default()), now);
+                operation.failed(super::server::not_run());
+                self.record(operation.finish(now));
+            }
+            return;
+        }
+        self.steps.push_back(Step::ToServer(released));
+        match deciding {
+            Deciding::Query { understood } => {
+                let (changes, catalogue) = understood.as_ref().map_or((Vec::new(), true), |it| self.changes(it));
+                let statement = understood.map(|understood| understood.statement);
+                let answer = undescribed(statement.as_deref(), Rows::default());
+                let operation = Operation::new(session, number, statement, answer, now);
+                self.expect(Expect::Query(Box::new(operation)), changes, catalogue);
+            }
+            Deciding::Call => self.expect(Expect::Anything, Vec::new(), false),
+            Deciding::Parse { name, prepared } => {
+                self.expect(Expect::Parse, vec![vec![Change::Statement(name, prepared)]], false);
+            }
+            Deciding::Bind { portal: name, bound, results } => {
+                let Some((prepared, understood)) = bound else {
+                    return self.expect(Expect::Bind, Vec::new(), false);
+                };
+                let mut answer =
+                    undescribed(Some(&understood.statement), Rows::bound(prepared.column_types(), results));
+                answer.columns = prepared.column_names();
+                let by_origin = answer.shown.is_none() || answer.logged.is_none();
+                let statement = Some(Arc::clone(&understood.statement));
+                let operation = Mutex::new(Operation::new(session, number, statement, answer, now));
+                let portal = Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation }) });
+                self.expect(Expect::Bind, vec![vec![Change::Portal(Arc::clone(&name), Arc::clone(&portal))]], false);
+                if by_origin {
+                    // A description of the statement would do for its columns, but not for where they come from: the server
+                    // may have analysed it again since. That of the portal is what will run.
+                    self.housekeeping(message::write_named(from_client::DESCRIBE, b'P', name.as_bytes()));
+                    self.expect(Expect::DescribePortal { portal: Some(portal), ours: true }, Vec::new(), false);
+                }
+            }
+        }
+    }
+
+    /// Carries out an `Execute` that was rechecked.
+    pub(super) fn execute_now(&mut self, Rechecking { portal, bytes }: Rechecking) {
+        if self.skipping {
+            return;
+        }
+        let (changes, catalogue) = self.changes(&portal.understood);
+        self.housekeeping(bytes);
+        self.expect(Expect::Execute(portal), changes, catalogue);
+    }
+
+    /// What a statement does to names, for each of its statements, and whether it changes the catalogue.
+    fn changes(&self, understood: &Understood) -> (Vec<Vec<Change>>, bool) {
+        let changing = |part: &sql::Part| matches!(part.effect, Effect::ChangesCatalogue | Effect::Discard);
+        let catalogue = understood.statement.parts.iter().any(changing);
+        let of = |statement: &Arc<Statement>| Understood { statement: Arc::clone(statement), ..understood.clone() };
+        let changes = understood.statement.parts.iter().enumerate().map(|(position, part)| match &part.effect {
+            Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut => Vec::new(),
+            Effect::Prepare { name, statement } => {
+                let source = Source::Prepare(Arc::clone(&understood.text), position);
+                vec![Change::Statement(name.as_str().into(), prepared(source, Vec::new(), of(statement)))]
+            }
+            Effect::Declare { name, statement } => {
+                vec![Change::Portal(name.as_str().into(), Arc::new(Portal { understood: of(statement), bound: None }))]
+            }
+            Effect::Deallocate(Some(name)) => vec![Change::NoStatement(name.as_str().into())],
+            Effect::Deallocate(None) => vec![Change::NoStatements],
+            Effect::Close(Some(name)) => vec![Change::NoPortal(name.as_str().into())],
+            Effect::Close(None) => vec![Change::NoPortals],
+            Effect::Discard => vec![Change::NoStatements, Change::NoPortals],
+        });
+        (changes.collect(), catalogue)
+    }
+}
+
+/// A prepared statement that the server has not described yet.
+pub(super) fn prepared(source: Source, types: Vec<u32>, understood: Understood) -> Arc<Prepared> {
+    Arc::new(Prepared { source, types, understood: Mutex::new(understood), described: OnceLock::new() })
+}
+
+/// The most dangerous action, for what is not understood, and what is shown of it.
+pub(super) fn opaque(database: &Resource, shown: &str) -> (Action, masking::Masked<String>) {
+    let request = Request::new("sql:opaque", database.clone());
+    let action = Action { requests: [request].into(), facts: BTreeMap::new() };
+    (action, without_values(shown.to_owned()))
+}

@@ -1,0 +1,178 @@
+//! Understanding texts, and whether what was understood still holds: catalogue, names and masked columns change.
+
+use std::{
+    cell::Cell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Client, Frame, Machine, NativeError, Step,
+    client::Outcome,
+    deciding::opaque,
+    from_client,
+    names::{Lookup, Prepared, Source, Understood},
+};
+use crate::{
+    model::Denial,
+    protocol::postgres::sql::{Answer, Effect, Names, Part, Statement},
+};
+
+/// How often, at most, unknown names make the catalogue be read again: a client that invents names must not make the server
+/// busy.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+impl Machine {
+    /// For a message that is decided: the catalogue must be as it will be when the statement runs. `None`: it is.
+    pub(super) fn fresh(&mut self, frame: &Frame) -> Option<Outcome> {
+        if self.open && self.changed {
+            let denial = Denial::closed("it follows a change of the catalogue within the same pipeline")
+                .with_hint("Send Sync after statements that change the catalogue.");
+            if self.observes() {
+                return None;
+            }
+            self.refuse(frame.kind == from_client::QUERY, &NativeError::denied(&denial));
+            return Some(Outcome::Done);
+        }
+        self.fresh_to_open(frame)
+    }
+
+    /// For a message that opens a pipeline: within it the catalogue could not be read any more.
+    pub(super) fn fresh_to_open(&mut self, frame: &Frame) -> Option<Outcome> {
+        if self.open || !(self.stale || self.queue.0.iter().any(|pending| pending.catalogue)) {
+            return None;
+        }
+        if !self.quiet() {
+            return Some(Outcome::Wait(frame.clone()));
+        }
+        if self.status == b'E' {
+            return None;
+        }
+        self.client = Client::Refreshing;
+        self.steps.push_back(Step::RefreshCatalogue);
+        Some(Outcome::Wait(frame.clone()))
+    }
+
+    /// For a text that names what the snapshot does not have: others may have made it since, so the catalogue is read again
+    /// where that is possible, and not too often.
+    pub(super) fn look_again(&mut self, understood: &Understood, frame: &Frame, now: Instant) -> Option<Outcome> {
+        let lately = self.looked_again.is_some_and(|then| now.saturating_duration_since(then) < LOOK_AGAIN);
+        if !understood.statement.unknown_names || lately || !self.quiet() || self.status == b'E' {
+            return None;
+        }
+        self.looked_again = Some(now);
+        self.client = Client::Refreshing;
+        self.steps.push_back(Step::RefreshCatalogue);
+        Some(Outcome::Wait(frame.clone()))
+    }
+
+    /// Understands a text; `None` while a name that it uses is unsettled.
+    pub(super) fn understand(&self, text: &str) -> Option<Understood> {
+        let names = Lookups { machine: self, unsettled: Cell::new(false) };
+        let statement = self.start.view.classify(text, &names);
+        (!names.unsettled.get()).then(|| Understood { statement, text: text.into(), stamp: self.stamp })
+    }
+
+    /// What a prepared statement means now; `None` while a name that it uses is unsettled.
+    pub(super) fn meaning(&self, prepared: &Prepared) -> Option<Understood> {
+        let understood = prepared.understood();
+        if understood.holds(self.stamp) {
+            return Some(understood);
+        }
+        let anew = match &prepared.source {
+            Source::Parse(text) => self.understand(text)?,
+            source => self.meaning_without_names(source),
+        };
+        prepared.understand(anew.clone());
+        Some(anew)
+    }
+
+    /// What a prepared statement means now, where it may not lead to other names: so that no two lead to each other.
+    fn meaning_without_names(&self, source: &Source) -> Understood {
+        let classify = |text: &Arc<str>| self.start.view.classify(text, &NoNames);
+        let (statement, text) = match source {
+            Source::Parse(text) => (classify(text), Arc::clone(text)),
+            Source::Prepare(text, position) => match classify(text).parts.get(*position).map(|part| &part.effect) {
+                Some(Effect::Prepare { statement, .. }) => (Arc::clone(statement), Arc::clone(text)),
+                _ => return self.incomprehensible(),
+            },
+            Source::Unreadable => return self.incomprehensible(),
+        };
+        Understood { statement, text, stamp: self.stamp }
+    }
+
+    /// What is not understood.
+    pub(super) fn incomprehensible(&self) -> Understood {
+        let (action, text) = opaque(&self.start.database, "(not understood)");
+        let denial = Denial::closed("it cannot be told what this statement means").with_hint("Prepare it again.");
+        let part = Part { answer: Answer::Unproven(denial), effect: Effect::ChangesCatalogue };
+        let statement = Statement {
+            action,
+            text,
+            parameters_clear: false,
+            parts: vec![part],
+            unknown_names: false,
+            looks_up_names: false,
+        };
+        Understood { statement: Arc::new(statement), text: "".into(), stamp: self.stamp }
+    }
+}
+
+impl Understood {
+    /// Whether it asks for the same as another, and the same is proven of it.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        let (one, other) = (&self.statement, &other.statement);
+        let answers = one.parts.iter().map(|part| &part.answer);
+        one.action == other.action && answers.eq(other.parts.iter().map(|part| &part.answer))
+    }
+}
+
+/// No names at all.
+struct NoNames;
+
+impl Names for NoNames {
+    fn prepared(&self, _: &str) -> Vec<Arc<Statement>> {
+        Vec::new()
+    }
+
+    fn cursor(&self, _: &str) -> Vec<Arc<Statement>> {
+        Vec::new()
+    }
+}
+
+/// The session's names as the classifier sees them while it understands one text.
+struct Lookups<'a> {
+    machine: &'a Machine,
+    unsettled: Cell<bool>,
+}
+
+impl Lookups<'_> {
+    fn settle<T>(&self, lookup: Lookup<T>) -> Option<T> {
+        match lookup {
+            Lookup::Found(found) => Some(found),
+            Lookup::Missing => None,
+            Lookup::Unsettled => {
+                self.unsettled.set(true);
+                None
+            }
+        }
+    }
+}
+
+impl Names for Lookups<'_> {
+    fn prepared(&self, name: &str) -> Vec<Arc<Statement>> {
+        let machine = self.machine;
+        let prepared = self.settle(machine.queue.statement(name, machine.pipeline, &machine.committed));
+        let Some(prepared) = prepared else { return Vec::new() };
+        let understood = prepared.understood();
+        // The server analyses a prepared statement again when the catalogue has changed: so is it here.
+        let now = understood.stamp.view == machine.stamp.view;
+        vec![if now { understood.statement } else { machine.meaning_without_names(&prepared.source).statement }]
+    }
+
+    fn cursor(&self, name: &str) -> Vec<Arc<Statement>> {
+        let machine = self.machine;
+        let portal = self.settle(machine.queue.portal(name, machine.pipeline, &machine.committed));
+        portal.map(|portal| Arc::clone(&portal.understood.statement)).into_iter().collect()
+    }
+}

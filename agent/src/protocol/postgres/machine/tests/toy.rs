@@ -1,0 +1,365 @@
+//! A toy database: a language of a few words, its classifier, and a server that keeps PostgreSQL's rules about names,
+//! transactions, skipped messages and the length of names.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::{BufMut, BytesMut};
+
+use crate::{
+    masking::{Cover, without_values},
+    model::{Action, Denial, Request, Resource, Style},
+    protocol::postgres::{
+        frame::{self, client, server},
+        message::{self, Bind, Parse, put_string, ready_for_query, write, write_bare},
+        sql::{Answer, Effect, Names, Part, Statement},
+        view::View,
+    },
+};
+
+/// Rows of `secret` come from this table and column, which is masked.
+pub const SECRET: (u32, i16) = (7, 3);
+/// Rows of `strange` come from this table, which the view does not know.
+pub const STRANGE: u32 = 9;
+
+/// The view of the toy database; `masks`: it has a masked column.
+pub struct Toy {
+    pub masks: bool,
+}
+
+impl View for Toy {
+    fn classify(&self, text: &str, names: &dyn Names) -> Arc<Statement> {
+        let mut statement = Statement {
+            action: Action { requests: [].into(), facts: [].into() },
+            text: without_values(text.to_owned()),
+            parameters_clear: !self.masks,
+            parts: Vec::new(),
+            unknown_names: false,
+            looks_up_names: false,
+        };
+        for text in text.split(';').map(str::trim) {
+            self.part(text, names, &mut statement);
+        }
+        Arc::new(statement)
+    }
+
+    fn cover(&self, table: u32, attribute: i16) -> Option<Cover> {
+        match (table, attribute) {
+            SECRET => Some(Cover::Style(Style::Last4)),
+            (STRANGE, _) => None,
+            _ => Some(Cover::Clear),
+        }
+    }
+
+    fn cover_in_log(&self, table: u32, attribute: i16) -> Option<Cover> {
+        self.cover(table, attribute)
+    }
+
+    fn hides(&self) -> bool {
+        self.masks
+    }
+
+    fn masks(&self) -> bool {
+        self.masks
+    }
+}
+
+impl Toy {
+    fn part(&self, text: &str, names: &dyn Names, statement: &mut Statement) {
+        let words: Vec<&str> = text.split(' ').collect();
+        let mut ask = |action: &str| {
+            statement.action.requests.insert(Request::new(action, Resource::target("toy")));
+        };
+        let (answer, effect) = match words.as_slice() {
+            ["secret" | "strange"] => {
+                ask("secret");
+                (Answer::ByOrigin, Effect::None)
+            }
+            ["unproven"] => {
+                ask("unproven");
+                (Answer::Unproven(Denial::closed("not proven")), Effect::None)
+            }
+            ["create"] => {
+                ask("create");
+                (Answer::Clear, Effect::ChangesCatalogue)
+            }
+            ["prepare", name, rest @ ..] => {
+                let inner = self.classify(&rest.join(" "), names);
+                inner.action.requests.iter().for_each(|request| ask(&request.action));
+                (Answer::Clear, Effect::Prepare { name: (*name).into(), statement: inner })
+            }
+            ["execute", name] => {
+                statement.looks_up_names = true;
+                let found = names.prepared(name);
+                if found.is_empty() {
+                    ask("sql:opaque");
+                }
+                found.iter().flat_map(|it| &it.action.requests).for_each(|request| ask(&request.action));
+                (Answer::ByOrigin, Effect::None)
+            }
+            ["deallocate", name] => {
+                ask("deallocate");
+                (Answer::Clear, Effect::Deallocate(Some((*name).into())))
+            }
+            [word, ..] if known(word) => {
+                ask(word);
+                (Answer::Clear, Effect::None)
+            }
+            _ => {
+                ask("sql:opaque");
+                (Answer::Unproven(Denial::closed("not understood")), Effect::ChangesCatalogue)
+            }
+        };
+        statement.parts.push(Part { answer, effect });
+    }
+}
+
+/// Whether a prepared text runs another, which this server does not go along with.
+fn nested(text: &str) -> bool {
+    text.starts_with("execute")
+}
+
+fn known(word: &str) -> bool {
+    matches!(
+        word,
+        "select"
+            | "secret"
+            | "strange"
+            | "forbidden"
+            | "fail"
+            | "begin"
+            | "commit"
+            | "rollback"
+            | "create"
+            | "prepare"
+            | "execute"
+            | "deallocate"
+            | "unproven"
+    )
+}
+
+/// The server.
+pub struct Server {
+    incoming: BytesMut,
+    pub outgoing: BytesMut,
+    statements: HashMap<String, String>,
+    portals: HashMap<String, String>,
+    status: u8,
+    skipping: bool,
+    /// Every text that was run, in order.
+    pub ran: Vec<String>,
+}
+
+impl Server {
+    pub fn new() -> Self {
+        Self {
+            incoming: BytesMut::new(),
+            outgoing: BytesMut::new(),
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            status: b'I',
+            skipping: false,
+            ran: Vec::new(),
+        }
+    }
+
+    /// Takes bytes and answers them.
+    pub fn take(&mut self, bytes: &[u8]) {
+        self.incoming.extend_from_slice(bytes);
+        while let Some(frame) = frame::take(&mut self.incoming, frame::client_limit).expect("a message") {
+            if self.skipping && frame.kind != client::SYNC {
+                continue;
+            }
+            let body = frame.body();
+            let done = match frame.kind {
+                client::QUERY => {
+                    self.query(&text(message::query(body).expect("Query")));
+                    continue;
+                }
+                client::SYNC => {
+                    self.skipping = false;
+                    self.end();
+                    continue;
+                }
+                client::PARSE => self.parse(&Parse::read(body).expect("Parse")),
+                client::BIND => self.bind(&Bind::read(body).expect("Bind")),
+                client::EXECUTE => self.execute(&name(message::execute(body).expect("Execute"))),
+                client::DESCRIBE => self.describe(message::named(body).expect("Describe")),
+                client::CLOSE => {
+                    let (kind, closed) = message::named(body).expect("Close");
+                    let names = if kind == b'S' { &mut self.statements } else { &mut self.portals };
+                    names.remove(&name(closed));
+                    self.say(&write_bare(server::CLOSE_COMPLETE));
+                    Ok(())
+                }
+                client::FLUSH => Ok(()),
+                other => panic!("the toy server was sent 0x{other:02x}"),
+            };
+            if let Err(code) = done {
+                self.error(code);
+                self.skipping = true;
+            }
+        }
+    }
+
+    fn query(&mut self, text: &str) {
+        self.statements.remove("");
+        self.portals.remove("");
+        for part in text.split(';').map(str::trim) {
+            if let Err(code) = self.parsable(text).and_then(|()| self.run(part, true)) {
+                self.error(code);
+                break;
+            }
+        }
+        self.end();
+    }
+
+    fn parsable(&self, text: &str) -> Result<(), &'static str> {
+        let fine = text.split(';').all(|part| known(part.trim().split(' ').next().unwrap_or_default()));
+        if fine { Ok(()) } else { Err("42601") }
+    }
+
+    fn parse(&mut self, parse: &Parse<'_>) -> Result<(), &'static str> {
+        let (name, text) = (name(parse.name), text(parse.text));
+        if name.is_empty() {
+            self.statements.remove("");
+        }
+        self.parsable(&text)?;
+        if self.statements.contains_key(&name) {
+            return Err("42P05");
+        }
+        self.statements.insert(name, text);
+        self.say(&write_bare(server::PARSE_COMPLETE));
+        Ok(())
+    }
+
+    fn bind(&mut self, bind: &Bind<'_>) -> Result<(), &'static str> {
+        let (portal, text) = (name(bind.portal), self.statements.get(&name(bind.statement)).cloned().ok_or("26000")?);
+        if !portal.is_empty() && self.portals.contains_key(&portal) {
+            return Err("42P03");
+        }
+        self.portals.insert(portal, text);
+        self.say(&write_bare(server::BIND_COMPLETE));
+        Ok(())
+    }
+
+    fn describe(&mut self, (kind, described): (u8, &[u8])) -> Result<(), &'static str> {
+        let (names, code) = if kind == b'S' { (&self.statements, "26000") } else { (&self.portals, "34000") };
+        let text = names.get(&name(described)).cloned().ok_or(code)?;
+        if kind == b'S' {
+            self.say(&write(server::PARAMETER_DESCRIPTION, |body| body.put_u16(0)));
+        }
+        match self.row(&text) {
+            Some((description, _)) => self.say(&description),
+            None => self.say(&write_bare(server::NO_DATA)),
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, portal: &str) -> Result<(), &'static str> {
+        let text = self.portals.get(portal).cloned().ok_or("34000")?;
+        self.run(&text, false)
+    }
+
+    /// The description and the row of a text that answers with one.
+    fn row(&self, text: &str) -> Option<(bytes::Bytes, bytes::Bytes)> {
+        let (table, attribute, value) = match text.split(' ').collect::<Vec<_>>().as_slice() {
+            ["select", value] => (0, 0, (*value).to_owned()),
+            ["secret"] => (SECRET.0, SECRET.1, "111-22-3333".to_owned()),
+            ["strange"] => (STRANGE, 1, "?".to_owned()),
+            ["execute", prepared] => {
+                return self.statements.get(*prepared).filter(|inner| !nested(inner)).and_then(|inner| self.row(inner));
+            }
+            _ => return None,
+        };
+        let description = write(server::ROW_DESCRIPTION, |body| {
+            body.put_u16(1);
+            put_string(body, b"column");
+            body.put_u32(table);
+            body.put_i16(attribute);
+            body.put_u32(25);
+            body.put_i16(-1);
+            body.put_i32(-1);
+            body.put_i16(0);
+        });
+        let row = write(server::DATA_ROW, |body| {
+            body.put_u16(1);
+            body.put_u32(u32::try_from(value.len()).expect("short"));
+            body.put_slice(value.as_bytes());
+        });
+        Some((description, row))
+    }
+
+    fn run(&mut self, text: &str, describe: bool) -> Result<(), &'static str> {
+        if self.status == b'E' && !matches!(text, "commit" | "rollback") {
+            return Err("25P02");
+        }
+        if let Some((description, row)) = self.row(text) {
+            if describe {
+                self.say(&description);
+            }
+            self.say(&row);
+        }
+        self.ran.push(text.to_owned());
+        let words: Vec<&str> = text.split(' ').collect();
+        match words.as_slice() {
+            ["fail"] => return Err("22012"),
+            ["begin"] => self.status = b'T',
+            ["commit" | "rollback"] => {
+                self.status = b'I';
+                self.portals.clear();
+            }
+            ["prepare", name, rest @ ..] => {
+                if self.statements.contains_key(*name) {
+                    return Err("42P05");
+                }
+                self.statements.insert((*name).into(), rest.join(" "));
+            }
+            ["execute", name] => {
+                let inner = self.statements.get(*name).cloned().ok_or("26000")?;
+                if nested(&inner) {
+                    return Err("54001");
+                }
+                self.ran.push(inner);
+            }
+            ["deallocate", name] => {
+                self.statements.remove(*name).ok_or("26000")?;
+            }
+            _ => {}
+        }
+        self.say(&write(server::COMMAND_COMPLETE, |body| put_string(body, words[0].to_uppercase().as_bytes())));
+        Ok(())
+    }
+
+    fn error(&mut self, code: &str) {
+        if self.status == b'T' {
+            self.status = b'E';
+        }
+        self.say(&write(server::ERROR_RESPONSE, |body| {
+            for (field, text) in [(b'S', "ERROR"), (b'V', "ERROR"), (b'C', code), (b'M', "the server's own")] {
+                body.put_u8(field);
+                put_string(body, text.as_bytes());
+            }
+            body.put_u8(0);
+        }));
+    }
+
+    fn end(&mut self) {
+        if self.status == b'I' {
+            self.portals.clear();
+        }
+        self.say(&ready_for_query(self.status));
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.outgoing.extend_from_slice(bytes);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// A name as the server keeps it.
+fn name(bytes: &[u8]) -> String {
+    text(&bytes[..bytes.len().min(63)])
+}

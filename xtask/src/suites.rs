@@ -19,5 +19,6 @@ pub const SUITES: &[Suite] = &[
     Suite { name: UNIT, everyday: 20, full: 20 },
     Suite { name: "compile-fail", everyday: 20, full: 20 },
     Suite { name: "systemd", everyday: 8, full: 8 },
+    Suite { name: "log", everyday: 18, full: 18 },
     Suite { name: "harness", everyday: 11, full: 11 },
 ];

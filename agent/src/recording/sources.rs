@@ -94,7 +94,7 @@ pub struct Stored<'a> {
 impl<'a> Stored<'a> {
     /// From the first one on. `dir` is the directory to name: not that of the copy.
     pub fn new(store: &'a Store, dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), records: Box::new(store.records(1, u64::MAX)), ahead: None, last: 0 }
+        Self { dir: dir.to_owned(), records: Box::new(store.records()), ahead: None, last: 0 }
     }
 
     /// Sequence of the last record that was read.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     frame::{Fault, Frame, HEADER, Header, timestamp},
     segment::{Reader, Segment},
-    store::{Store, StoreError},
+    store::{Filed, Store, StoreError},
     verify::VerifyError,
 };
 
@@ -86,7 +86,7 @@ pub trait Source {
 /// The records in the store.
 pub struct Stored<'a> {
     dir: PathBuf,
-    records: Box<dyn Iterator<Item = Result<(u64, Result<Frame, Fault>), StoreError>> + 'a>,
+    records: Box<dyn Iterator<Item = Result<Filed, StoreError>> + 'a>,
     ahead: Option<Item>,
     last: u64,
 }

@@ -85,6 +85,9 @@ pub struct Store {
     path: PathBuf,
 }
 
+/// A record, or what is wrong with it, and the sequence that its place stands for.
+pub type Filed = (u64, Result<Frame, Fault>);
+
 /// What is moved at once.
 #[derive(Default)]
 pub struct Batch {
@@ -164,7 +167,7 @@ impl Store {
 
     /// All records in order, each with the sequence that its place stands for, and with what is wrong with it if something
     /// is.
-    pub fn records(&self) -> impl Iterator<Item = Result<(u64, Result<Frame, Fault>), StoreError>> + use<'_> {
+    pub fn records(&self) -> impl Iterator<Item = Result<Filed, StoreError>> + use<'_> {
         let mut chunks = self.db.range(blocks::key(0, 0)..=blocks::key(u64::MAX, u32::MAX)).peekable();
         let blocks = std::iter::from_fn(move || {
             let (first, mut block) = match chunks.next()? {

@@ -23,4 +23,6 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "systemd", everyday: 8, full: 8 },
     Suite { name: "postgres", everyday: 20, full: 20 },
     Suite { name: "harness", everyday: 12, full: 12 },
+    Suite { name: "log", everyday: 18, full: 18 },
+    Suite { name: "harness", everyday: 11, full: 11 },
 ];

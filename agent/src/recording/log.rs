@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     Append, AppendError, Event,
-    frame::Kind,
+    frame::{Kind, MAX_BODY},
     ids,
     journal::{Clock, Condition, Head, Journal, SEGMENT_BYTES, sync_dir},
     mover::Mover,
@@ -223,18 +223,17 @@ pub(super) const STORE: &str = "store";
 pub(super) const CLOSED: &str = "closed";
 const LOCK: &str = "lock";
 
+/// Appends a body to the journal, in one of its two ways.
+type WriteBody<'a> = &'a dyn Fn(Kind, &[u8]) -> Result<u64, AppendError>;
+
 /// Appends an event; an answer that is too long for one record goes into several.
-fn append(event: &Event, write: &dyn Fn(Kind, &[u8]) -> Result<u64, AppendError>) -> Result<u64, AppendError> {
+fn append(event: &Event, write: WriteBody<'_>) -> Result<u64, AppendError> {
     append_split(event, write, SPLITS)
 }
 
-fn append_split(
-    event: &Event,
-    write: &dyn Fn(Kind, &[u8]) -> Result<u64, AppendError>,
-    splits: u32,
-) -> Result<u64, AppendError> {
+fn append_split(event: &Event, write: WriteBody<'_>, splits: u32) -> Result<u64, AppendError> {
     let body = serde_json::to_vec(event).map_err(|error| AppendError(error.to_string()))?;
-    if body.len() > super::frame::MAX_BODY
+    if body.len() > MAX_BODY
         && splits > 0
         && let Event::Answer { session, operation, columns, rows, truncated } = event
         && rows.len() > 1

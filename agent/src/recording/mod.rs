@@ -2,6 +2,7 @@
 //!
 //! *Invariant:* what is written here is [`Masked`], and nothing is removed from the journal before sled holds it durably.
 
+mod blocks;
 mod frame;
 mod ids;
 mod journal;

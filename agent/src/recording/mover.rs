@@ -11,15 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-
 use super::{
     frame::{Fault, Frame},
     ids::refused_id,
     journal::{Head, Journal},
     segment::{Reader, Segment},
     store::{Batch, Store, StoreError, panic_text},
-    summary::Summary,
+    summary::{Brief, Summary},
 };
 
 /// Records that are moved at once.
@@ -201,12 +199,12 @@ impl Shared {
             let header = &frame.header;
             batch.record(frame);
             cursor = Head { sequence: header.sequence, hash: header.hash };
-            // The body has the hash that the header carries, so it is what was appended: JSON.
-            let event: Value = serde_json::from_slice(frame.body()).unwrap_or_default();
-            let id = match (event["session"].as_str(), event["event"].as_str()) {
-                (Some(id), _) => id.to_owned(),
-                (None, Some("connection-refused")) => refused_id(header.time, header.sequence),
-                (None, _) => continue,
+            // The body has the hash that the header carries, so it is what was appended: an event.
+            let event: Brief<'_> = serde_json::from_slice(frame.body()).unwrap_or_default();
+            let id = match &event.session {
+                Some(id) => id.clone().into_owned(),
+                None if event.event == "connection-refused" => refused_id(header.time, header.sequence),
+                None => continue,
             };
             batch.index(&id, header.sequence);
             let known = match summaries.remove(&id) {
@@ -218,7 +216,10 @@ impl Shared {
                     known.add(header, &event);
                     Some(known)
                 }
-                None => Summary::begin(header, &event, id.clone()),
+                None if matches!(&*event.event, "session-started" | "connection-refused") => {
+                    Summary::begin(header, frame.body(), id.clone())
+                }
+                None => None,
             };
             if let Some(summary) = summary {
                 summaries.insert(id, summary);

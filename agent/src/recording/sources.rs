@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     frame::{Fault, Frame, HEADER, Header, timestamp},
     segment::{Reader, Segment},
-    store::{Store, StoreError},
+    store::{Filed, Store, StoreError},
     verify::VerifyError,
 };
 
@@ -86,7 +86,7 @@ pub trait Source {
 /// The records in the store.
 pub struct Stored<'a> {
     dir: PathBuf,
-    records: Box<dyn Iterator<Item = Result<(u64, Result<Frame, Fault>), StoreError>> + 'a>,
+    records: Box<dyn Iterator<Item = Result<Filed, StoreError>> + 'a>,
     ahead: Option<Item>,
     last: u64,
 }
@@ -94,7 +94,7 @@ pub struct Stored<'a> {
 impl<'a> Stored<'a> {
     /// From the first one on. `dir` is the directory to name: not that of the copy.
     pub fn new(store: &'a Store, dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), records: Box::new(store.records(1, u64::MAX)), ahead: None, last: 0 }
+        Self { dir: dir.to_owned(), records: Box::new(store.records()), ahead: None, last: 0 }
     }
 
     /// Sequence of the last record that was read.

@@ -6,12 +6,13 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `r` sequence (u64, big-endian) chunk (u32, big-endian) | a part of the frame, at most [`CHUNK`] bytes |
+//! | `r` sequence (u64, big-endian) chunk (u32, big-endian) | a part of a [block](super::blocks), at most [`CHUNK`] bytes |
 //! | `s` session id | its [`Summary`](super::summary::Summary) as JSON |
-//! | `x` session id, 0, sequence (u64, big-endian) | nothing: the session has this record |
+//! | `x` session id, 0, sequence (u64, big-endian) | sequences of records that the session has, from this one on (u64, big-endian) |
 //! | `m` | the cursor: sequence and hash of the last record that was moved |
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,7 +22,8 @@ use std::{
 };
 
 use super::{
-    frame::{Fault, Frame, GENESIS, Hash, Header},
+    blocks::{self, Packer},
+    frame::{Fault, Frame, GENESIS, Hash},
     journal::Head,
     summary::Summary,
 };
@@ -30,12 +32,11 @@ use super::{
 pub const CHUNK: usize = 4096;
 /// With sled's default of 512 KiB a cut tail can lose everything; with this every cut leaves a clean prefix.
 const SEGMENT_SIZE: usize = 8 << 20;
-/// Bound on the memory for pages.
-pub const CACHE: u64 = 64 << 20;
+/// Bound on the memory for pages: what is moved is written once and read rarely, and the host caches the file as well.
+pub const CACHE: u64 = 16 << 20;
 /// How long another instance in this process may take to let go of the database's lock after it was dropped.
 const UNLOCK_WITHIN: Duration = Duration::from_secs(3);
 
-const RECORD: u8 = b'r';
 const SESSION: u8 = b's';
 const INDEX: u8 = b'x';
 const CURSOR: &[u8] = b"m";
@@ -84,10 +85,15 @@ pub struct Store {
     path: PathBuf,
 }
 
+/// A record, or what is wrong with it, and the sequence that its place stands for.
+pub type Filed = (u64, Result<Frame, Fault>);
+
 /// What is moved at once.
 #[derive(Default)]
 pub struct Batch {
     batch: sled::Batch,
+    blocks: Packer,
+    index: HashMap<String, Vec<u64>>,
 }
 
 impl Store {
@@ -142,38 +148,45 @@ impl Store {
     /// # Errors
     /// The store does not work.
     pub fn record(&self, sequence: u64) -> Result<Option<Result<Frame, Fault>>, StoreError> {
-        Ok(self.records(sequence, sequence).next().transpose()?.map(|(_, frame)| frame))
+        let before = self.db.range(blocks::key(0, 0)..=blocks::key(sequence, u32::MAX)).next_back();
+        let Some(found) = before else { return Ok(None) };
+        let (key, _) = found.map_err(|source| self.failed(source))?;
+        let first = blocks::first_of(&key);
+        let mut block = Vec::new();
+        for chunk in self.db.range(blocks::key(first, 0)..=blocks::key(first, u32::MAX)) {
+            block.extend_from_slice(&chunk.map_err(|source| self.failed(source))?.1);
+        }
+        Ok(blocks::pick(first, &block, sequence))
     }
 
     /// Own hash of the header of a record; `None` if it is not here or broken.
     #[must_use]
     pub fn hash_of(&self, sequence: u64) -> Option<Hash> {
-        let first = self.db.get(record_key(sequence, 0)).ok()??;
-        Some(Header::decode(&first).ok()?.hash)
+        Some(self.record(sequence).ok()??.ok()?.header.hash)
     }
 
-    /// The records in order, each with the sequence that it is filed under, and with what is wrong with it if something is.
-    pub fn records(
-        &self,
-        from: u64,
-        to: u64,
-    ) -> impl Iterator<Item = Result<(u64, Result<Frame, Fault>), StoreError>> + use<'_> {
-        let mut chunks = self.db.range(record_key(from, 0)..=record_key(to, u32::MAX)).peekable();
-        std::iter::from_fn(move || {
-            let (sequence, mut bytes) = match chunks.next()? {
-                Ok((key, value)) => (sequence_of(&key), value.to_vec()),
+    /// All records in order, each with the sequence that its place stands for, and with what is wrong with it if something
+    /// is.
+    pub fn records(&self) -> impl Iterator<Item = Result<Filed, StoreError>> + use<'_> {
+        let mut chunks = self.db.range(blocks::key(0, 0)..=blocks::key(u64::MAX, u32::MAX)).peekable();
+        let blocks = std::iter::from_fn(move || {
+            let (first, mut block) = match chunks.next()? {
+                Ok((key, value)) => (blocks::first_of(&key), value.to_vec()),
                 Err(source) => return Some(Err(self.failed(source))),
             };
             while let Some(Ok((_, value))) =
-                chunks.next_if(|next| next.as_ref().is_ok_and(|(key, _)| sequence_of(key) == sequence))
+                chunks.next_if(|next| next.as_ref().is_ok_and(|(key, _)| blocks::first_of(key) == first))
             {
-                bytes.extend_from_slice(&value);
+                block.extend_from_slice(&value);
             }
-            let frame = Frame::decode(&bytes).and_then(|frame| match frame.bytes.len() == bytes.len() {
-                true => Ok(frame),
-                false => Err(Fault::Body),
-            });
-            Some(Ok((sequence, frame)))
+            Some(Ok((first, block)))
+        });
+        blocks.flat_map(|block| {
+            let (whole, failed) = match block {
+                Ok((first, block)) => (Some(blocks::unpack(first, block).map(Ok)), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            whole.into_iter().flatten().chain(failed)
         })
     }
 
@@ -204,20 +217,29 @@ impl Store {
 
     /// Sequences of a session's records in order, after `after`.
     pub fn sequences(&self, id: &str, after: u64) -> impl Iterator<Item = Result<u64, StoreError>> + use<'_> {
-        self.db.range(index_key(id, after.saturating_add(1))..=index_key(id, u64::MAX)).map(|item| {
-            let (key, _) = item.map_err(|source| self.failed(source))?;
-            let sequence = key.last_chunk::<8>().copied().unwrap_or_default();
-            Ok(u64::from_be_bytes(sequence))
-        })
+        // The part that holds `after` may begin before it.
+        let part = self.db.range(index_key(id, 0)..=index_key(id, after)).next_back();
+        let from = part.and_then(|part| Some(part.ok()?.0.to_vec())).unwrap_or_else(|| index_key(id, 0));
+        let parts = self.db.range(from..=index_key(id, u64::MAX));
+        let sequences = parts.flat_map(|part| {
+            let (part, failed) = match part {
+                Ok((_, part)) => (part.to_vec(), None),
+                Err(source) => (Vec::new(), Some(Err(self.failed(source)))),
+            };
+            let (sequences, _) = part.as_chunks::<8>();
+            sequences.iter().map(|bytes| Ok(u64::from_be_bytes(*bytes))).chain(failed).collect::<Vec<_>>()
+        });
+        sequences.filter(move |sequence| sequence.as_ref().map_or(true, |sequence| *sequence > after))
     }
 
     /// Moves a batch, whole or not at all.
     ///
     /// # Errors
     /// The store does not work.
-    pub fn apply(&self, mut batch: Batch, cursor: Head) -> Result<(), StoreError> {
-        batch.batch.insert(CURSOR, [cursor.sequence.to_be_bytes().as_slice(), &cursor.hash].concat());
-        self.db.apply_batch(batch.batch).map_err(|source| self.failed(source))
+    pub fn apply(&self, batch: Batch, cursor: Head) -> Result<(), StoreError> {
+        let mut batch = batch.finish();
+        batch.insert(CURSOR, [cursor.sequence.to_be_bytes().as_slice(), &cursor.hash].concat());
+        self.db.apply_batch(batch).map_err(|source| self.failed(source))
     }
 
     /// Makes everything that was moved durable.
@@ -256,24 +278,36 @@ impl Store {
 }
 
 impl Batch {
-    /// A record.
+    /// A record: the one after that which was added before.
     pub fn record(&mut self, frame: &Frame) {
-        for (chunk, part) in (0..).zip(frame.bytes.chunks(CHUNK)) {
-            self.batch.insert(record_key(frame.header.sequence, chunk).as_slice(), part);
-        }
+        let batch = &mut self.batch;
+        self.blocks.add(frame, |key, value| batch.insert(&key, value));
     }
 
     /// The session has this record.
     pub fn index(&mut self, id: &str, sequence: u64) {
-        self.batch.insert(index_key(id, sequence), &[]);
+        match self.index.get_mut(id) {
+            Some(sequences) => sequences.push(sequence),
+            None => _ = self.index.insert(id.to_owned(), vec![sequence]),
+        }
     }
 
     /// A session's summary.
     pub fn session(&mut self, summary: &Summary) {
         if let Ok(value) = serde_json::to_vec(summary) {
-            debug_assert!(value.len() <= CHUNK, "summaries are clipped");
             self.batch.insert(session_key(&summary.session), value);
         }
+    }
+
+    fn finish(mut self) -> sled::Batch {
+        let batch = &mut self.batch;
+        self.blocks.finish(|key, value| batch.insert(&key, value));
+        for (id, sequences) in self.index {
+            let first = sequences.first().copied().unwrap_or_default();
+            let sequences: Vec<u8> = sequences.into_iter().flat_map(u64::to_be_bytes).collect();
+            batch.insert(index_key(&id, first), sequences);
+        }
+        self.batch
     }
 }
 
@@ -312,18 +346,6 @@ pub fn drop_snapshots(path: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-fn record_key(sequence: u64, chunk: u32) -> [u8; 13] {
-    let mut key = [RECORD; 13];
-    key[1..9].copy_from_slice(&sequence.to_be_bytes());
-    key[9..].copy_from_slice(&chunk.to_be_bytes());
-    key
-}
-
-/// Of a record's key.
-fn sequence_of(key: &[u8]) -> u64 {
-    key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
 fn session_key(id: &str) -> Vec<u8> {

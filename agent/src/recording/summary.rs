@@ -1,7 +1,12 @@
 //! One line per session, kept up to date while records are moved into the store.
 
+use std::{borrow::Cow, fmt};
+
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::Value;
 
 use super::frame::{Header, timestamp};
@@ -76,11 +81,55 @@ pub struct Summary {
     pub reason: Option<String>,
 }
 
+/// What of an event counts for a summary: read without taking the rest of it apart.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Brief<'a> {
+    /// Which event it is.
+    #[serde(borrow)]
+    pub event: Cow<'a, str>,
+    /// Its session, if it has one.
+    pub session: Option<Cow<'a, str>>,
+    verdict: Option<Cow<'a, str>>,
+    reason: Option<Cow<'a, str>>,
+    rows: Rows,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// A number of rows. Where an event has the rows themselves (an answer), they are passed over.
+#[derive(Debug, Default)]
+struct Rows(u64);
+
+impl<'de> Deserialize<'de> for Rows {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Count;
+        impl<'de> Visitor<'de> for Count {
+            type Value = Rows;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of rows, or rows")
+            }
+
+            fn visit_u64<E>(self, count: u64) -> Result<Rows, E> {
+                Ok(Rows(count))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> Result<Rows, A::Error> {
+                while rows.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Rows(0))
+            }
+        }
+        deserializer.deserialize_any(Count)
+    }
+}
+
 impl Summary {
-    /// The summary that a session's first record begins, if `event` is one. `id` is that of a refused connection, which has
-    /// no session of its own.
+    /// The summary of a session, from its first record's body; `None` if the session does not begin with this record. `id`
+    /// is given, since a refused connection has no session of its own.
     #[must_use]
-    pub fn begin(header: &Header, event: &Value, id: String) -> Option<Self> {
+    pub fn begin(header: &Header, body: &[u8], id: String) -> Option<Self> {
+        let event: Value = serde_json::from_slice(body).ok()?;
         let refused = match event["event"].as_str() {
             Some("session-started") => false,
             Some("connection-refused") => true,
@@ -115,37 +164,41 @@ impl Summary {
     }
 
     /// Takes in a further record of the session.
-    pub fn add(&mut self, header: &Header, event: &Value) {
+    pub fn add(&mut self, header: &Header, event: &Brief<'_>) {
         self.last = header.sequence;
-        match event["event"].as_str() {
-            Some("decided") => {
+        match event.event.as_ref() {
+            "decided" => {
                 self.operations += 1;
-                self.denied += u64::from(event["verdict"] != "permit");
+                self.denied += u64::from(event.verdict.as_ref().is_none_or(|verdict| verdict != "permit"));
             }
-            Some("finished") => self.rows += event["rows"].as_u64().unwrap_or_default(),
-            Some("session-ended") => {
+            "finished" => self.rows += event.rows.0,
+            "session-ended" => {
                 self.state = State::Ended;
                 self.ended = Some(timestamp(header.time));
-                self.bytes_in = event["bytes_in"].as_u64().unwrap_or_default();
-                self.bytes_out = event["bytes_out"].as_u64().unwrap_or_default();
-                self.reason = text(&event["reason"], TEXT);
+                self.bytes_in = event.bytes_in;
+                self.bytes_out = event.bytes_out;
+                self.reason = event.reason.as_deref().map(|reason| clip(reason, TEXT));
             }
             _ => {}
         }
     }
 }
 
-/// A text without control characters, clipped to `limit` bytes.
 fn text(value: &Value, limit: usize) -> Option<String> {
+    value.as_str().map(|text| clip(text, limit))
+}
+
+/// A text without control characters, clipped to `limit` bytes.
+fn clip(text: &str, limit: usize) -> String {
     let mut clipped = String::new();
-    for character in value.as_str()?.chars() {
+    for character in text.chars() {
         let character = if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
         if clipped.len() + character.len_utf8() > limit {
             break;
         }
         clipped.push(character);
     }
-    Some(clipped)
+    clipped
 }
 
 fn number(value: &Value) -> Option<u32> {

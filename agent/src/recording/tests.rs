@@ -242,6 +242,27 @@ fn a_record_written_anew_with_fitting_hashes_is_named_itself() {
 }
 
 #[test]
+fn a_running_agent_finds_what_was_edited_on_disk_and_refuses_to_start_on_it() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(options(dir.path(), SEGMENT_BYTES)).unwrap();
+    (1..=20).for_each(|operation| _ = log.append_durable(&decided("s1", operation)).unwrap());
+    let (path, frames) = frames(dir.path());
+    let at = frames[9].1.bytes.windows(6).position(|window| window == b"SELECT").unwrap() as u64;
+    write_at(&path, b"DELETE", frames[9].0 + at);
+    let broken = log.verify(&mut |_, _| {}).unwrap().broken.unwrap();
+    assert_eq!((broken.sequence, broken.what, broken.session.as_deref()), (10, What::Changed, Some("s1")));
+    assert_eq!((broken.file, broken.offset), (path, Some(frames[9].0)));
+    log.append(&decided("s1", 21)).unwrap();
+    // Whether the record was moved before it was edited depends on the moment.
+    let _ = log.close();
+    drop(log);
+    assert!(matches!(
+        Log::open(options(dir.path(), SEGMENT_BYTES)),
+        Err(OpenError::Recovery(RecoveryError::Scan(ScanError::Broken { sequence: 10, .. })))
+    ));
+}
+
+#[test]
 fn a_damaged_store_is_found_though_the_journal_is_whole() {
     let dir = closed_log(SEGMENT_BYTES, 3000);
     let db = dir.path().join("store/db");

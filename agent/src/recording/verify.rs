@@ -267,7 +267,7 @@ fn walk(
         }
         head = Head { sequence: next, hash: frame.header.hash };
         before = Some((frame, place));
-        if next % TELL_EVERY == 0 {
+        if next.is_multiple_of(TELL_EVERY) {
             progress(next);
         }
     }

@@ -17,12 +17,19 @@ pub const UNIT: &str = "unit";
 /// All suites, in the order in which they run: the cheap ones first.
 pub const SUITES: &[Suite] = &[
     Suite { name: UNIT, everyday: 20, full: 20 },
-    Suite { name: "compile-fail", everyday: 20, full: 20 },
+    Suite { name: "compile-fail", everyday: 36, full: 36 },
     Suite { name: "config", everyday: 33, full: 33 },
     Suite { name: "policy", everyday: 30, full: 30 },
     Suite { name: "systemd", everyday: 8, full: 8 },
-    Suite { name: "postgres", everyday: 20, full: 20 },
     Suite { name: "harness", everyday: 12, full: 12 },
     Suite { name: "log", everyday: 18, full: 18 },
-    Suite { name: "harness", everyday: 11, full: 11 },
+    Suite { name: "sql", everyday: 210, full: 210 },
+    Suite { name: "postgres", everyday: 20, full: 20 },
+    Suite { name: "kernel", everyday: 23, full: 23 },
+    Suite { name: "e2e", everyday: 60, full: 60 },
+    Suite { name: "attacks", everyday: 14, full: 14 },
+    Suite { name: "lifecycle", everyday: 13, full: 13 },
+    Suite { name: "identity", everyday: 5, full: 5 },
+    Suite { name: "noninterference", everyday: 102, full: 102 },
+    Suite { name: "malformed", everyday: 300, full: 300 },
 ];

@@ -213,12 +213,20 @@ pub(super) fn verify(kernel: &Ebpf, directory: &Path, cgroup: BorrowedFd<'_>) ->
 }
 
 /// What [`uninstall`] has removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Removed {
     /// Links: programs that are no longer attached.
     pub links: usize,
     /// Maps.
     pub maps: usize,
+}
+
+impl Removed {
+    /// Whether there was nothing to remove.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Removes all pins below `pins`, of any layout, and thereby the programs. Nothing there is nothing to do.

@@ -3,6 +3,8 @@
 //! *Invariant:* a protocol imports neither a sibling nor a service nor `policy`; it reaches them through `gate` and the
 //! traits here.
 
+pub mod postgres;
+
 use std::{future::Future, net::SocketAddr, os::fd::BorrowedFd, path::PathBuf, pin::Pin, sync::Arc};
 
 use tokio::net::TcpStream;

@@ -3,9 +3,13 @@
 //! *Invariant:* [`Masked`] is made only here, and nothing reaches a client or the log but as a [`Masked`]. Masking knows no
 //! protocol: a protocol passes in a [`Codec`] for its own values.
 
+mod text;
+
 use serde::{Serialize, Serializer};
 
 use crate::model::Style;
+
+pub use text::{omitted_text, statement_text};
 
 /// Something that may be shown: to the client, and in the log. There is no way to make one outside this module, so that
 /// a path around masking does not compile.

@@ -1,1 +1,0 @@
-//! A snapshot of a database's catalogue: relations, columns, inheritance, functions, operators, types that users made.

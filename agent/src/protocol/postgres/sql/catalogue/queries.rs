@@ -1,0 +1,70 @@
+//! What is asked of a server for a snapshot.
+
+/// The queries whose answers, in this order, make a [`Catalogue`](super::Catalogue).
+///
+/// For PostgreSQL 12 to 18. Every relation, function, type and operator in them is qualified, so that they mean the same
+/// under any `search_path`, and they read nothing but catalogues that every role may read. They are to be run in one
+/// read-only, repeatable-read transaction, so that their answers fit together. All columns are text in the answers.
+pub const QUERIES: &[&str] = &[SCHEMAS, RELATIONS, COLUMNS, INHERITANCE, FUNCTIONS, OPERATORS, CASTS, TYPES];
+
+/// `nspname`
+const SCHEMAS: &str = "SELECT n.nspname FROM pg_catalog.pg_namespace n";
+
+/// `oid, nspname, relname, relkind, relpersistence`
+const RELATIONS: &str = "\
+SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE n.nspname OPERATOR(pg_catalog.<>) 'pg_toast'::pg_catalog.name
+AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S,i,I}'::pg_catalog.\"char\"[])";
+
+/// `attrelid, attnum, attname`
+const COLUMNS: &str = "\
+SELECT a.attrelid, a.attnum, a.attname
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
+AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[])";
+
+/// `inhrelid, inhparent`: tables that inherit, and partitions.
+const INHERITANCE: &str = "SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i";
+
+/// `nspname, proname, volatile`: names of functions; those that overload one another are one row.
+const FUNCTIONS: &str = "\
+SELECT n.nspname, p.proname,
+pg_catalog.bool_or(p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog.\"char\")
+FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+GROUP BY n.nspname, p.proname";
+
+/// `oprname, nspname, proname`: operators outside `pg_catalog`, and the functions that they call.
+///
+/// Those of extensions are left out: whoever installed the extension vouches for them, and an extension such as `citext`
+/// redefines `=`, which would make every comparison a call.
+const OPERATORS: &str = "\
+SELECT DISTINCT o.oprname, fn.nspname, p.proname
+FROM pg_catalog.pg_operator o
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) o.oprcode::pg_catalog.oid
+JOIN pg_catalog.pg_namespace fn ON fn.oid OPERATOR(pg_catalog.=) p.pronamespace
+WHERE n.nspname OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.name
+AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid
+AND d.objid OPERATOR(pg_catalog.=) o.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\")";
+
+/// `typname, nspname, proname`: types that a cast calls a function outside `pg_catalog` for, except those of extensions.
+const CASTS: &str = "\
+SELECT DISTINCT t.typname, fn.nspname, p.proname
+FROM pg_catalog.pg_cast k
+JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) k.casttarget
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) k.castfunc
+JOIN pg_catalog.pg_namespace fn ON fn.oid OPERATOR(pg_catalog.=) p.pronamespace
+WHERE fn.nspname OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.name
+AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_cast'::pg_catalog.regclass::pg_catalog.oid
+AND d.objid OPERATOR(pg_catalog.=) k.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\")";
+
+/// `typname`: names of types, since `type(x)` is a cast where no function has that name. Arrays have no such notation.
+const TYPES: &str = "\
+SELECT DISTINCT t.typname FROM pg_catalog.pg_type t
+WHERE t.typcategory OPERATOR(pg_catalog.<>) 'A'::pg_catalog.\"char\"";

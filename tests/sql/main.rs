@@ -1,7 +1,7 @@
 //! The SQL corpus: what texts ask for, against a real server as the oracle, and what is proven about their answers.
 //!
-//! - `corpus/*.sql`: texts with the requests that they make. Where a role of the server can be granted the corresponding
-//!   privileges, a role with exactly those must succeed, and fail with 42501 when any one is taken away.
+//! - `corpus/*.sql`: texts with the requests that they make. Where a role of the server can be granted the
+//!   corresponding privileges, a role with exactly those must succeed, and fail with 42501 when any one is taken away.
 //! - `proof/*.sql`: texts with what is known about their answers with respect to masked columns.
 //! - what `psql` sends by itself must need nothing beyond `sql:basics`.
 

@@ -1,5 +1,5 @@
-//! The server as the oracle: a role with exactly the privileges that correspond to the requests of a text can run it, and a
-//! role that lacks any one of them cannot.
+//! The server as the oracle: a role with exactly the privileges that correspond to the requests of a text can run it,
+//! and a role that lacks any one of them cannot.
 
 use std::{
     collections::BTreeSet,
@@ -24,14 +24,7 @@ pub async fn prepare(admin: &Client, cases: &[Case]) -> Result<(), Box<dyn Error
         .map(|need| quoted(need).join("."))
         .collect();
     for function in calls {
-        let overloads = admin
-            .query(
-                "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.pronamespace::regnamespace::text || '.' || p.proname = $1",
-                &[&function.replace('"', "")],
-            )
-            .await?;
-        for overload in overloads {
-            let overload: &str = overload.get(0);
+        for overload in overloads(admin, &function).await? {
             admin.batch_execute(&format!("REVOKE ALL ON ROUTINE {overload} FROM PUBLIC")).await?;
         }
     }
@@ -116,20 +109,21 @@ async fn privilege(admin: &Client, need: &Request) -> Result<Vec<String>, Box<dy
         ("sql:create", "Schema") => vec![format!("CREATE ON SCHEMA {name}")],
         ("sql:create", "Database") => vec!["CREATE ON DATABASE postgres".into()],
         ("sql:call", "Function") => {
-            let overloads = admin
-                .query(
-                    "SELECT p.oid::regprocedure::text FROM pg_proc p \
-                     WHERE p.pronamespace::regnamespace::text || '.' || p.proname = $1",
-                    &[&name.replace('"', "")],
-                )
-                .await?;
-            let overloads: Vec<String> = overloads.iter().map(|row| row.get(0)).collect();
+            let overloads = overloads(admin, &name).await?;
             vec![format!("EXECUTE ON ROUTINE {}", overloads.join(", "))]
         }
         // The server has no privilege for these: what the statement reads and writes is asked for beside them.
         ("sql:basics" | "sql:copy_in" | "sql:copy_out" | "sql:merge", _) => Vec::new(),
         (action, kind) => return Err(format!("{action} on a {kind} cannot be granted: say why in the case").into()),
     })
+}
+
+/// Every function of a name, with its arguments, for GRANT.
+async fn overloads(admin: &Client, function: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    let query = "SELECT p.oid::regprocedure::text FROM pg_proc p \
+                 WHERE p.pronamespace::regnamespace::text || '.' || p.proname = $1";
+    let rows = admin.query(query, &[&function.replace('"', "")]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The names of a resource below its database.

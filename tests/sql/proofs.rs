@@ -1,7 +1,7 @@
 //! What is known about answers with respect to masked columns.
 //!
-//! `answer` is `clear`, `by-origin`, or `unproven` with a word of the reason; it is that of the text's last statement, or of
-//! the first that is unproven. `unmask` names columns that the principal may see.
+//! `answer` is `clear`, `by-origin`, or `unproven` with a word of the reason; it is that of the text's last statement,
+//! or of the first that is unproven. `unmask` names columns that the principal may see.
 
 use std::error::Error;
 

@@ -11,8 +11,8 @@ use crate::{
     server::Server,
 };
 
-/// Commands that describe things. Not among them are those that show sizes (`\dt+`, `\l+`), which tell of masked values, and
-/// those that show options and settings where passwords may be (`\deu`, `\drds`).
+/// Commands that describe things. Not among them are those that show sizes (`\dt+`, `\l+`), which tell of masked
+/// values, and those that show options and settings where passwords may be (`\deu`, `\drds`).
 const COMMANDS: &[&str] = &[
     "\\d",
     "\\d public.orders",

@@ -166,7 +166,8 @@ impl Walker<'_> {
         }
     }
 
-    /// Asks for an action on a relation. To alter one with hidden columns may copy their values to where they are not hidden.
+    /// Asks for an action on a relation. To alter one with hidden columns may copy their values to where they are not
+    /// hidden.
     fn change(&mut self, action: &str, relation: &RangeVar) {
         let candidates = self.ask_tables(action, relation);
         let hides = candidates

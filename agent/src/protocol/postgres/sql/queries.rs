@@ -343,7 +343,8 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Whether a row conflicts by a hidden column tells whether its value is there. The columns of a constraint are not known.
+    /// Whether a row conflicts by a hidden column tells whether its value is there. The columns of a constraint are not
+    /// known.
     fn inference(&mut self, elements: &[Node], constraint: &str, candidates: &[Candidate<'a>]) {
         let masking = self.proof.masking();
         let relations = || candidates.iter().filter_map(|candidate| candidate.relation);

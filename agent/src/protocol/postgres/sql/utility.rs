@@ -1,4 +1,5 @@
-//! Statements that are not queries and define nothing: the session, transactions, COPY, and what stands for other statements.
+//! Statements that are not queries and define nothing: the session, transactions, COPY, and what stands for other
+//! statements.
 
 use std::sync::Arc;
 
@@ -121,7 +122,8 @@ impl Walker<'_> {
             VariableSetKind::VarSetDefault | VariableSetKind::VarSetCurrent | VariableSetKind::VarReset => {
                 self.set(name, None);
             }
-            // SET TRANSACTION and SET SESSION CHARACTERISTICS. Taking on another session's snapshot is not that harmless.
+            // SET TRANSACTION and SET SESSION CHARACTERISTICS. Taking on another session's snapshot is not that
+            // harmless.
             VariableSetKind::VarSetMulti if name != "TRANSACTION SNAPSHOT" => self.ask_database("sql:basics"),
             VariableSetKind::VarResetAll => self.ask_database("sql:basics"),
             VariableSetKind::VarSetMulti => self.ask_database("sql:set"),

@@ -124,7 +124,8 @@ impl Masking {
     }
 
     /// Whether anything at all is hidden.
-    pub(super) fn hides(&self) -> bool {
+    #[must_use]
+    pub fn hides(&self) -> bool {
         !self.hidden.is_empty()
     }
 
@@ -139,7 +140,8 @@ impl Masking {
     }
 
     /// Whether anything at all is masked, hidden or not.
-    pub(super) fn masks(&self) -> bool {
+    #[must_use]
+    pub fn masks(&self) -> bool {
         !self.masked.is_empty()
     }
 

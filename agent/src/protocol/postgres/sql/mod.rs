@@ -107,7 +107,7 @@ pub struct Statement {
     /// understood better.
     pub unknown_names: bool,
     /// Whether its meaning depends on the session's names.
-    looks_up_names: bool,
+    pub looks_up_names: bool,
 }
 
 /// One statement within a text.

@@ -123,8 +123,8 @@ impl World {
     pub fn recorded(&mut self) -> Outcome<u64> {
         let mut fresh: Vec<Value> = Vec::new();
         wait_until("the sessions have ended", PATIENCE, || {
-            let Ok(list) = self.agent.json(&["sessions", "list"]) else { return false };
-            let list = list.as_array().or_else(|| list["sessions"].as_array()).cloned().unwrap_or_default();
+            let Ok(list) = self.agent.json(&["sessions", "list", "--limit", "100"]) else { return false };
+            let list = list["sessions"].as_array().cloned().unwrap_or_default();
             fresh = list.into_iter().filter(|session| !self.counted.contains(&id(session))).collect();
             fresh.len() > 1 && fresh.iter().all(|session| session["state"] == "ended")
         })?;

@@ -118,7 +118,7 @@ fn sessions(narrator: &mut Narrator, world: &mut World) -> Outcome {
         [READER, ANALYST].iter().all(|user| seen.stdout.contains(user)),
     )?;
     let list = world.agent.json(&["sessions", "list"])?;
-    let session = rows(&list).iter().find(|session| is_of_reader(session));
+    let session = list["sessions"].as_array().and_then(|sessions| sessions.iter().find(|one| is_of_reader(one)));
     let id = session.and_then(|session| session["session"].as_str()).ok_or("the reader's session is not listed")?;
     let seen = narrator.run("root", &world.agent.command(["sessions", "show", id]))?;
     narrator.check("its user is named", seen.success() && seen.stdout.contains(READER))?;
@@ -126,11 +126,6 @@ fn sessions(narrator: &mut Narrator, world: &mut World) -> Outcome {
     narrator.check("the replay shows the statement", seen.success() && seen.stdout.contains("FROM customers"))?;
     narrator.check("and the answer as the reader saw it", seen.stdout.contains("Customer One"))?;
     narrator.check("and no masked value", !seen.stdout.contains("078-05-1120"))
-}
-
-/// The sessions of a listing, which is an array or has one.
-fn rows(list: &Value) -> &[Value] {
-    list.as_array().or_else(|| list["sessions"].as_array()).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Whether it is a session in which the reader has sent the one query.
@@ -157,8 +152,9 @@ fn tampered(narrator: &mut Narrator, world: &mut World) -> Outcome {
         "The log proves that nobody has changed it",
         "It is a chain of hashes. Verified as it is, and again after a refused DELETE has been made to look harmless on disk.",
     );
-    let verify = world.agent.command(["audit", "verify"]);
-    let seen = narrator.run("root", &verify)?;
+    let seen = narrator.run(READER, &world.reader_psql("DELETE FROM orders"))?;
+    narrator.check("another DELETE is refused", !seen.success())?;
+    let seen = narrator.run("root", &world.agent.command(["audit", "verify"]))?;
     narrator.check("the log is proven whole", seen.success())?;
     world.agent.stop()?;
     let (file, offset, text) = find(world, b"DELETE FROM orders")?;
@@ -166,12 +162,16 @@ fn tampered(narrator: &mut Narrator, world: &mut World) -> Outcome {
     let mut edited = text.clone();
     edited[offset..offset + 6].copy_from_slice(b"SELECT");
     fs::write(&file, &edited).map_err(|error| format!("{}: {error}", file.display()))?;
-    narrator.say(&format!("\nEdited 6 bytes of {} at {offset}: DELETE is SELECT now.", file.display()));
+    narrator.say(&format!(
+        "\nThe agent is stopped. Edited 6 bytes of {} at {offset}: DELETE is SELECT now.",
+        file.display()
+    ));
+    let verify = world.agent.command(["audit", "verify", "--state-dir"]).arg(world.agent.path("state"));
     let seen = narrator.run("root", &verify)?;
     narrator.check("the edit is found", seen.code() == Some(1))?;
     let said = format!("{}{}", seen.stdout, seen.stderr);
     let sequence = sequence.ok_or("the edited record has no header")?.to_string();
-    narrator.check(&format!("the record is named: {sequence}"), said.contains(&sequence))?;
+    narrator.check(&format!("the record is named: {sequence}"), said.contains(&format!("record {sequence} ")))?;
     fs::write(&file, &text).map_err(|error| format!("{}: {error}", file.display()))?;
     narrator.say("The bytes are put back.");
     world.agent.start()

@@ -1,6 +1,6 @@
 //! Unmodified drivers: psycopg, asyncpg, and a Rust client.
 
-use agent_tests::{Cmd, Outcome, Suite, command::python};
+use agent_tests::{Outcome, Python, Suite};
 use tokio_postgres::{NoTls, SimpleQueryMessage, error::SqlState};
 
 use crate::world::{READER, WRITER, World, ensure};
@@ -24,7 +24,7 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
 }
 
 fn script(world: &World, uid: u32, text: &str) -> Outcome {
-    let seen = Cmd::new(python()?).args(["-c", text, &world.dsn("sslmode=disable")]).user(uid, uid).run()?;
+    let seen = Python::new()?.script(text).arg(world.dsn("sslmode=disable")).user(uid, uid).run()?;
     ensure(seen.success() && seen.stdout.trim_end().ends_with("done"), || seen.to_string())
 }
 

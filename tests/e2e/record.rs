@@ -118,7 +118,7 @@ fn denied(world: &World) -> Outcome {
 
 fn control(world: &World) -> Outcome {
     world.agent.json(&["status"])?;
-    let binary = world.agent.program().to_path_buf();
+    let binary = world.agent.program()?;
     for words in [&["status"][..], &["sessions", "list"], &["audit", "verify"]] {
         let seen = Cmd::new(&binary)
             .args(words)

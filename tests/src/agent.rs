@@ -21,8 +21,8 @@ use crate::{
     wait_until,
 };
 
-/// The proxy runs as this user, which no passwd entry needs to know.
-pub const PROXY_UID: u32 = 64_990;
+/// The proxy runs as this user, which every host has.
+pub const PROXY_USER: &str = "nobody";
 
 /// How long the agent may take to start, or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -168,8 +168,8 @@ impl AgentBuilder {
 
     fn write(&self, dir: &TempDir, pins: &Path) -> io::Result<()> {
         let policies = dir.dir("policies", 0o755, 0, 0)?;
-        let state = dir.dir("state", 0o700, PROXY_UID, PROXY_UID)?;
-        let runtime = dir.dir("run", 0o755, PROXY_UID, PROXY_UID)?;
+        let state = dir.dir("state", 0o700, 0, 0)?;
+        let runtime = dir.dir("run", 0o755, 0, 0)?;
         for (file, text) in &self.policies {
             dir.write(&format!("policies/{file}"), text, 0o644)?;
         }
@@ -179,7 +179,7 @@ impl AgentBuilder {
         {
             let _ = writeln!(config, "{key} = {}", quoted(&path.to_string_lossy()));
         }
-        let _ = writeln!(config, "user = \"{PROXY_UID}\"\n{}", self.lines.join("\n"));
+        let _ = writeln!(config, "user = \"{PROXY_USER}\"\n{}", self.lines.join("\n"));
         for target in &self.targets {
             target.write(dir, &mut config)?;
         }
@@ -252,6 +252,18 @@ impl Agent {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// The program, for any user: a checkout may lie in somebody's home, so this is a copy.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub fn program(&self) -> Outcome<PathBuf> {
+        let copy = self.dir.join("postern");
+        if !copy.exists() {
+            fs::copy(&self.program, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
+        }
+        Ok(copy)
     }
 
     /// Directory of its pins.
@@ -373,7 +385,8 @@ impl Agent {
             ended.is_some()
                 || status.run().is_ok_and(|finished| {
                     last = finished.to_string();
-                    finished.success()
+                    // One that is degraded answers too, with an exit code that says so.
+                    finished.stdout.starts_with('{')
                 })
         });
         match (ready, ended) {

@@ -18,8 +18,16 @@ const WARDEN_EXPOSURE: u32 = 40;
 const PROXY_EXPOSURE: u32 = 16;
 
 /// What the warden needs, with the reasons in its unit.
-const WARDEN_CAPABILITIES: &[&str] =
-    &["CAP_BPF", "CAP_CHOWN", "CAP_DAC_READ_SEARCH", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"];
+const WARDEN_CAPABILITIES: &[&str] = &[
+    "CAP_BPF",
+    "CAP_CHOWN",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_NET_ADMIN",
+    "CAP_PERFMON",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_PTRACE",
+];
 
 fn main() -> ExitCode {
     agent_tests::suite::root_main("systemd", || {
@@ -156,7 +164,7 @@ impl Units {
             ("etc/postern", 0o755, 0),
             ("etc/postern/policies", 0o755, 0),
             ("var/lib/postern", 0o700, uid),
-            ("run/postern", 0o775, uid),
+            ("run/postern", 0o1771, 0),
         ];
         for (path, mode, owner) in wanted {
             let about = fs::metadata(root.join(path)).map_err(|error| format!("{path}: {error}"))?;

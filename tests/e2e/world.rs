@@ -1,7 +1,5 @@
 //! A shop's database with an agent in front of it, and the people who use it.
 
-use std::net::SocketAddr;
-
 use agent_tests::{Agent, AgentBuilder, Auth, Cmd, Finished, Outcome, Postgres, PostgresBuilder, Target};
 
 /// Reads; sees masked columns.
@@ -94,11 +92,6 @@ impl World {
     pub fn with(server: Postgres, shape: impl FnOnce(Target) -> Target) -> Outcome<Self> {
         let agent = roles().target(shape(target(&server))).start()?;
         Ok(Self { agent, server })
-    }
-
-    /// The server's address on 127.0.0.1.
-    pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.server.port()))
     }
 
     /// A connection string with no password in it.

@@ -6,8 +6,8 @@ use super::Masked;
 
 /// A statement's text with some of its spans replaced: literals by a placeholder, comments by a space.
 ///
-/// The caller states that no other span holds a value of a masked column. `spans` are byte ranges in ascending order, each
-/// with what replaces it; if they do not fit the text, nothing of it is shown.
+/// The caller states that no other span holds a value of a masked column. `spans` are byte ranges in ascending order,
+/// each with what replaces it; if they do not fit the text, nothing of it is shown.
 #[must_use]
 pub fn statement_text(text: &str, spans: &[(Range<usize>, &'static str)]) -> Masked<String> {
     replaced(text, spans).map_or_else(|| omitted_text(text, "are not shown"), Masked)

@@ -7,8 +7,8 @@ use std::{
 
 use super::{Names, Reading, Statement, catalogue::Catalogue, classify, masks::Masking};
 
-/// Texts kept in one generation. Two generations are kept, so this is between half of and all that a client with that many
-/// statements profits from.
+/// Texts kept in one generation. Two generations are kept, so this is between half of and all that a client with that
+/// many statements profits from.
 const ENTRIES: usize = 512;
 
 /// Bytes of text kept in one generation. What is understood of a text takes a small multiple of it.
@@ -40,9 +40,9 @@ impl Generation {
 
 /// A bounded cache of [`classify`], to be shared by the sessions of a target.
 ///
-/// Texts whose meaning depends on the session's names (EXECUTE, FETCH) are not kept. A new catalogue or other hidden columns
-/// make other keys; stale entries leave by age: when the younger of two generations is full it becomes the older one, and
-/// the older one goes.
+/// Texts whose meaning depends on the session's names (EXECUTE, FETCH) are not kept. A new catalogue or other hidden
+/// columns make other keys; stale entries leave by age: when the younger of two generations is full it becomes the
+/// older one, and the older one goes.
 #[derive(Debug, Default)]
 pub struct Cache {
     generations: Mutex<[Generation; 2]>,

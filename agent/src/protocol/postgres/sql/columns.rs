@@ -37,7 +37,7 @@ impl Walker<'_> {
         let masking = self.proof.masking();
         let mut hidden = false;
         let mut whole_row = false;
-        for item in self.scopes.iter().flatten() {
+        for item in self.scopes.iter().flatten().filter(|item| item.hides) {
             for relation in &item.relations {
                 hidden |= !item.shadow && masking.hides_column(relation.oid, name);
                 whole_row |= item.name == name && masking.hides_in(relation.oid);
@@ -54,6 +54,9 @@ impl Walker<'_> {
 
     /// A table that is written is read if the innermost level that knows this name knows it there.
     fn note_read(&mut self, name: &str) {
+        if self.written.is_empty() {
+            return;
+        }
         for scope in self.scopes.iter().rev() {
             let mut found = false;
             for item in scope.iter().filter(|item| !item.shadow) {
@@ -71,16 +74,10 @@ impl Walker<'_> {
 
     /// `*`: all columns of this query level.
     fn bare_star(&mut self, place: Place) {
-        let masking = self.proof.masking();
         let mut hidden = None;
         for item in self.scopes.last().into_iter().flatten().filter(|item| !item.shadow) {
-            if place == Place::Inside {
-                hidden = item
-                    .relations
-                    .iter()
-                    .find(|relation| masking.hides_in(relation.oid))
-                    .map(|r| r.name.clone())
-                    .or(hidden);
+            if item.hides && place == Place::Inside {
+                hidden = Some(item.name.clone());
             }
             mark(&mut self.written, item);
         }
@@ -101,8 +98,7 @@ impl Walker<'_> {
             mark(&mut self.written, item);
             match field {
                 Field::Star => {
-                    let hides = item.relations.iter().any(|relation| masking.hides_in(relation.oid));
-                    if hides && (place == Place::Inside || item.shadow) {
+                    if item.hides && (place == Place::Inside || item.shadow) {
                         hidden = Some("elsewhere than as plain output columns");
                     }
                 }

@@ -218,7 +218,8 @@ impl Walker<'_> {
         }
     }
 
-    /// Functions that are another statement in disguise. Says whether this is one, and asks for what that statement asks for.
+    /// Functions that are another statement in disguise. Says whether this is one, and asks for what that statement
+    /// asks for.
     fn special(&mut self, name: &str, args: &[Node]) -> bool {
         match name {
             "pg_notify" => self.ask_database("sql:notify"),

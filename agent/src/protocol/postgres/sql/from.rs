@@ -17,29 +17,33 @@ use super::{
 /// Sampling methods that come with the server. Others are functions.
 const SAMPLING: [&str; 2] = ["bernoulli", "system"];
 
+/// Items in scope at once. Every column is looked up among them, so this bounds the work that a text can ask for; real
+/// statements have a few dozen at most.
+const MOST_ITEMS: usize = 200;
+
 impl<'a> Walker<'a> {
     /// The items of a FROM clause, into the innermost scope.
     pub(super) fn from(&mut self, nodes: &[Node]) {
         for node in nodes {
-            self.from_item(node);
+            self.source(node);
         }
     }
 
     /// One of them.
-    pub(super) fn from_item(&mut self, node: &Node) {
+    pub(super) fn source(&mut self, node: &Node) {
         match &node.node {
-            Some(NodeEnum::RangeVar(name)) => self.from_name(name),
+            Some(NodeEnum::RangeVar(name)) => self.named_item(name),
             Some(NodeEnum::JoinExpr(join)) => self.join(join),
             Some(NodeEnum::RangeSubselect(select)) => {
                 let RangeSubselect { lateral: _, subquery, alias } = &**select;
                 self.subquery(subquery.as_deref());
                 self.derived(alias.as_ref(), "");
             }
-            Some(NodeEnum::RangeFunction(function)) => self.from_function(function),
+            Some(NodeEnum::RangeFunction(function)) => self.function_item(function),
             Some(NodeEnum::RangeTableSample(sample)) => {
                 let RangeTableSample { relation, method, args, repeatable, location: _ } = &**sample;
                 if let Some(relation) = relation {
-                    self.from_item(relation);
+                    self.source(relation);
                 }
                 match split(method) {
                     Some((None | Some("pg_catalog"), name)) if SAMPLING.contains(&name) => {}
@@ -75,11 +79,12 @@ impl<'a> Walker<'a> {
 
     /// The same rows under other names (`excluded`, `old`, `new`), which nothing but their name leads to.
     pub(super) fn shadow_item(&mut self, name: &str, candidates: &[Candidate<'a>], written: Option<usize>) {
-        let relations = candidates.iter().filter_map(|candidate| candidate.relation).collect();
-        self.push(Item { name: name.into(), relations, known: true, written, shadow: true });
+        let relations: Vec<_> = candidates.iter().filter_map(|candidate| candidate.relation).collect();
+        let hides = relations.iter().any(|relation| self.proof.masking().hides_in(relation.oid));
+        self.push(Item { name: name.into(), relations, known: true, hides, written, shadow: true });
     }
 
-    fn from_name(&mut self, name: &RangeVar) {
+    fn named_item(&mut self, name: &RangeVar) {
         if name.schemaname.is_empty() && name.catalogname.is_empty() && self.ctes.contains(&name.relname) {
             self.derived(name.alias.as_ref(), &name.relname);
             return;
@@ -91,9 +96,8 @@ impl<'a> Walker<'a> {
 
     fn item(&mut self, name: &RangeVar, candidates: &[Candidate<'a>]) -> Item<'a> {
         let relations: Vec<_> = candidates.iter().filter_map(|candidate| candidate.relation).collect();
-        if name.alias.as_ref().is_some_and(|alias| !alias.colnames.is_empty())
-            && relations.iter().any(|relation| self.proof.masking().hides_in(relation.oid))
-        {
+        let hides = relations.iter().any(|relation| self.proof.masking().hides_in(relation.oid));
+        if hides && name.alias.as_ref().is_some_and(|alias| !alias.colnames.is_empty()) {
             self.proof.refuse(
                 format!("the columns of {}, some of which are masked, are renamed by an alias", name.relname),
                 "Use an alias without a list of columns.",
@@ -101,12 +105,12 @@ impl<'a> Walker<'a> {
         }
         let known = candidates.iter().all(|candidate| candidate.relation.is_some());
         let shown = name.alias.as_ref().map_or(&name.relname, |alias| &alias.aliasname);
-        Item { name: shown.clone(), relations, known, written: None, shadow: false }
+        Item { name: shown.clone(), relations, known, hides, written: None, shadow: false }
     }
 
     fn push(&mut self, item: Item<'a>) {
-        if self.scopes.is_empty() {
-            self.scopes.push(Vec::new());
+        if self.scopes.iter().map(Vec::len).sum::<usize>() >= MOST_ITEMS {
+            return self.opaque("a statement with very many tables");
         }
         if let Some(scope) = self.scopes.last_mut() {
             scope.push(item);
@@ -122,7 +126,7 @@ impl<'a> Walker<'a> {
             join;
         let first = self.scopes.last().map_or(0, Vec::len);
         for side in [larg, rarg].into_iter().flatten() {
-            self.from_item(side);
+            self.source(side);
         }
         self.maybe(quals.as_deref());
         let masking = self.proof.masking();
@@ -153,7 +157,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn from_function(&mut self, function: &RangeFunction) {
+    fn function_item(&mut self, function: &RangeFunction) {
         let RangeFunction { lateral: _, ordinality: _, is_rowsfrom: _, functions, alias, coldeflist } = function;
         let mut name = String::new();
         for function in functions {

@@ -44,8 +44,8 @@ pub struct Masking {
 impl Masking {
     /// Resolves the rules that hold in this database, everything hidden.
     ///
-    /// A column that is masked in a table is masked in all that inherit from it, and in all that those inherit from: reading
-    /// a parent shows its children's rows.
+    /// A column that is masked in a table is masked in all that inherit from it, and in all that those inherit from:
+    /// reading a parent shows its children's rows.
     ///
     /// # Errors
     /// The rule whose column does not exist. The target must then be closed: nobody knows where its data went.
@@ -97,10 +97,11 @@ impl Masking {
         self.masked.values()
     }
 
-    /// What covers an output column that the server says comes from here. `None`: it cannot be said, so the answer must be
-    /// refused.
+    /// What covers an output column that the server says comes from here. `None`: it cannot be said, so the answer must
+    /// be refused.
     ///
-    /// OID 0 is an expression. In an answer that is [`Answer::ByOrigin`](super::Answer::ByOrigin) those are proven clear.
+    /// OID 0 is an expression. In an answer that is [`Answer::ByOrigin`](super::Answer::ByOrigin) those are proven
+    /// clear.
     #[must_use]
     pub fn cover(&self, oid: u32, attribute: i16, catalogue: &Catalogue) -> Option<Cover> {
         if oid == 0 || self.hidden.is_empty() {

@@ -71,13 +71,22 @@ impl<'a> Walker<'a> {
             .iter()
             .map(|candidate| {
                 self.findings.tables.insert(requests::qualified(&candidate.schema, &candidate.name));
-                match candidate.relation {
-                    Some(relation) => self.proof.touch(relation),
-                    None => self.proof.obscure(format!("the catalogue has no relation {}", candidate.name)),
+                if let Some(relation) = candidate.relation {
+                    self.proof.touch(relation);
                 }
                 requests::table(self.reading, &candidate.schema, &candidate.name)
             })
             .collect()
+    }
+
+    /// Notes that what these hold is read, written or changed.
+    pub(super) fn open(&mut self, candidates: &[Candidate<'a>]) {
+        for candidate in candidates {
+            match candidate.relation {
+                Some(relation) => self.proof.open(relation),
+                None => self.proof.obscure(format!("the catalogue has no relation {}", candidate.name)),
+            }
+        }
     }
 
     /// Asks for an action on everything that a relation's name may stand for.
@@ -92,6 +101,7 @@ impl<'a> Walker<'a> {
     /// Asks for reading everything that a relation's name may stand for.
     pub(super) fn ask_read(&mut self, name: &RangeVar) -> Vec<Candidate<'a>> {
         let candidates = self.tables(name);
+        self.open(&candidates);
         for (resource, candidate) in self.touch(&candidates).into_iter().zip(&candidates) {
             if relations::is_listed(&candidate.schema, &candidate.name) && candidate.relation.is_some() {
                 self.ask_database("sql:basics");

@@ -1,9 +1,9 @@
 //! Whether an answer is free of masked columns, as far as it is known while the text is walked.
 //!
-//! A statement that touches a table with hidden columns is proven only if each of those columns appears nowhere but as a bare
-//! column (or in a `*`) among the outputs of the outermost statement: then the server names the column's origin with the
-//! answer, and its values are masked one by one. A hidden column anywhere else (a predicate, an expression, a sort key, a
-//! subquery) would let values be guessed or computed with.
+//! A statement that touches a table with hidden columns is proven only if each of those columns appears nowhere but as
+//! a bare column (or in a `*`) among the outputs of the outermost statement: then the server names the column's origin
+//! with the answer, and its values are masked one by one. A hidden column anywhere else (a predicate, an expression, a
+//! sort key, a subquery) would let values be guessed or computed with.
 
 use super::{
     Answer, Statement,
@@ -42,11 +42,15 @@ impl<'a> Proof<'a> {
         self.masking
     }
 
-    /// A relation is read or written.
+    /// A relation is named, for whatever purpose.
     pub(super) fn touch(&mut self, relation: &Relation) {
         self.touches_any = true;
         self.touches_masked |= self.masking.masks_in(relation.oid);
         self.touches_hidden |= self.masking.hides_in(relation.oid);
+    }
+
+    /// What a relation holds is read, written or changed.
+    pub(super) fn open(&mut self, relation: &Relation) {
         if relations::is_listed(&relation.schema, &relation.name) {
             return;
         }

@@ -1,5 +1,7 @@
 //! SELECT, INSERT, UPDATE, DELETE and MERGE, at any depth.
 
+use std::collections::HashMap;
+
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
@@ -10,10 +12,14 @@ use pg_query::{
 };
 
 use super::{
-    names::{Candidate, schema_of},
+    names::{Candidate, schema_of, text},
+    requests,
     restricts::restricts,
     walk::{Place, Walker, Written},
 };
+
+/// WITH queries in scope at once. Every name in FROM is looked up among them.
+const MOST_CTES: usize = 200;
 
 impl<'a> Walker<'a> {
     /// Walks a query. `outermost`: its outputs are those of the whole statement. Says whether the node is a query.
@@ -101,15 +107,17 @@ impl<'a> Walker<'a> {
 
     /// Keys that name an output by alias or position, and DISTINCT, compare values of the output.
     fn ordered_by_outputs(&mut self, targets: &[Node], [sort, group, distinct]: &[&[Node]; 3]) {
-        let mut hidden = Vec::new();
+        let mut aliases = HashMap::new();
+        let mut first = None;
         for target in targets {
             if let Some(NodeEnum::ResTarget(target)) = &target.node
                 && let Some(column) = self.hidden_output(target)
             {
-                hidden.push((target.name.clone(), column));
+                aliases.insert(target.name.as_str(), column);
+                first.get_or_insert(column);
             }
         }
-        let Some((_, column)) = hidden.first() else { return };
+        let Some(column) = first else { return };
         if !distinct.is_empty() {
             return self.proof.hidden(column, "under DISTINCT");
         }
@@ -120,11 +128,12 @@ impl<'a> Walker<'a> {
             };
             match key.and_then(|key| key.node.as_ref()) {
                 Some(NodeEnum::AConst(_)) => {
-                    self.proof.hidden(column, "in a statement that sorts or groups by position")
+                    self.proof.hidden(column, "in a statement that sorts or groups by position");
                 }
-                Some(NodeEnum::ColumnRef(reference)) if reference.fields.len() == 1 => {
-                    let name = reference.fields.first().and_then(super::names::text);
-                    if let Some((_, column)) = hidden.iter().find(|(alias, _)| Some(alias.as_str()) == name) {
+                Some(NodeEnum::ColumnRef(reference)) => {
+                    if let [alias] = reference.fields.as_slice()
+                        && let Some(column) = text(alias).and_then(|alias| aliases.get(alias))
+                    {
                         self.proof.hidden(column, "to sort or group by");
                     }
                 }
@@ -134,17 +143,17 @@ impl<'a> Walker<'a> {
     }
 
     /// The hidden column that an output is, or `*` over one.
-    fn hidden_output(&self, target: &ResTarget) -> Option<String> {
+    fn hidden_output<'n>(&self, target: &'n ResTarget) -> Option<&'n str> {
         let Some(Node { node: Some(NodeEnum::ColumnRef(reference)) }) = target.val.as_deref() else { return None };
         let masking = self.proof.masking();
         let column = reference.fields.last()?;
-        let name = super::names::text(column);
+        let name = text(column);
         let hides =
             self.scopes.last().into_iter().flatten().flat_map(|item| &item.relations).any(|relation| match name {
                 Some(name) => masking.hides_column(relation.oid, name),
                 None => masking.hides_in(relation.oid),
             });
-        hides.then(|| name.unwrap_or("*").to_owned())
+        hides.then(|| name.unwrap_or("*"))
     }
 
     /// FOR UPDATE and its like lock the tables of the FROM clause, those of its subqueries included.
@@ -170,7 +179,7 @@ impl<'a> Walker<'a> {
                         locked.extend(
                             item.relations
                                 .iter()
-                                .map(|relation| super::requests::table(self.reading, &relation.schema, &relation.name)),
+                                .map(|relation| requests::table(self.reading, &relation.schema, &relation.name)),
                         );
                     }
                     // A subquery, or nothing that is known: whatever was read.
@@ -187,6 +196,10 @@ impl<'a> Walker<'a> {
     fn with(&mut self, clause: Option<&WithClause>) -> usize {
         let before = self.ctes.len();
         let Some(WithClause { ctes, recursive, location: _ }) = clause else { return before };
+        if before + ctes.len() > MOST_CTES {
+            self.opaque("a statement with very many WITH queries");
+            return before;
+        }
         let name = |node: &Node| match &node.node {
             Some(NodeEnum::CommonTableExpr(cte)) => Some(cte.ctename.clone()),
             _ => None,
@@ -199,10 +212,35 @@ impl<'a> Walker<'a> {
                 self.opaque("a WITH clause");
                 continue;
             };
-            let CommonTableExpr { ctename, ctequery, search_clause: _, cycle_clause, .. } = &**cte;
+            let CommonTableExpr {
+                ctename,
+                aliascolnames: _,
+                ctematerialized: _,
+                ctequery,
+                search_clause: _,
+                cycle_clause,
+                location: _,
+                cterecursive: _,
+                cterefcount: _,
+                ctecolnames: _,
+                ctecoltypes: _,
+                ctecoltypmods: _,
+                ctecolcollations: _,
+            } = &**cte;
             self.subquery(ctequery.as_deref());
             if let Some(cycle) = cycle_clause {
-                let CteCycleClause { cycle_mark_value, cycle_mark_default, .. } = &**cycle;
+                let CteCycleClause {
+                    cycle_col_list: _,
+                    cycle_mark_column: _,
+                    cycle_mark_value,
+                    cycle_mark_default,
+                    cycle_path_column: _,
+                    location: _,
+                    cycle_mark_type: _,
+                    cycle_mark_typmod: _,
+                    cycle_mark_collation: _,
+                    cycle_mark_neop: _,
+                } = &**cycle;
                 self.maybe(cycle_mark_value.as_deref());
                 self.maybe(cycle_mark_default.as_deref());
             }
@@ -226,24 +264,31 @@ impl<'a> Walker<'a> {
             self.opaque("a statement without a table");
             return None;
         };
-        let candidates = self.tables(relation);
-        let tables = self.touch(&candidates);
-        for table in &tables {
-            self.ask(action, table.clone());
-        }
+        let candidates = self.ask_tables(action, relation);
+        self.open(&candidates);
         // A rule of the server makes an UPDATE of this view a SET.
         if candidates.iter().any(|candidate| candidate.schema == "pg_catalog" && candidate.name == "pg_settings") {
             self.opaque("pg_settings");
         }
-        let written = self.written.len();
-        self.written.push(Written { tables, read: false });
-        self.scopes.push(Vec::new());
-        self.written_item(relation, &candidates, written);
+        let written = self.begin_write(relation, &candidates);
         Some((candidates, written))
     }
 
-    /// Ends it: asks for `select` if the table was read.
-    fn wrote(&mut self, written: usize) {
+    /// Opens a scope with a table that is written. Returns its position in [`Walker::written`].
+    pub(super) fn begin_write(&mut self, relation: &RangeVar, candidates: &[Candidate<'a>]) -> usize {
+        let tables = candidates
+            .iter()
+            .map(|candidate| requests::table(self.reading, &candidate.schema, &candidate.name))
+            .collect();
+        let written = self.written.len();
+        self.written.push(Written { tables, read: false });
+        self.scopes.push(Vec::new());
+        self.written_item(relation, candidates, written);
+        written
+    }
+
+    /// Closes it: asks for `select` if any column of the table was read.
+    pub(super) fn end_write(&mut self, written: usize) {
         self.scopes.pop();
         let Some(Written { tables, read: true }) = self.written.get(written) else { return };
         for table in tables.clone() {
@@ -269,7 +314,7 @@ impl<'a> Walker<'a> {
                 self.on_conflict(conflict, &candidates, written);
             }
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
-            self.wrote(written);
+            self.end_write(written);
         }
         self.ctes.truncate(ctes);
     }
@@ -277,7 +322,8 @@ impl<'a> Walker<'a> {
     fn on_conflict(&mut self, conflict: &OnConflictClause, candidates: &[Candidate<'a>], written: usize) {
         let OnConflictClause { action, infer, target_list, where_clause, location: _ } = conflict;
         if let Some(infer) = infer {
-            let InferClause { index_elems, where_clause, conname: _, location: _ } = &**infer;
+            let InferClause { index_elems, where_clause, conname, location: _ } = &**infer;
+            self.inference(index_elems, conname, candidates);
             // The server wants to read the columns by which it infers the index, also where a constraint names them.
             self.written[written].read = true;
             for element in index_elems {
@@ -294,6 +340,26 @@ impl<'a> Walker<'a> {
         self.assignments(target_list);
         if let Some(clause) = where_clause {
             self.expression(clause);
+        }
+    }
+
+    /// Whether a row conflicts by a hidden column tells whether its value is there. The columns of a constraint are not
+    /// known.
+    fn inference(&mut self, elements: &[Node], constraint: &str, candidates: &[Candidate<'a>]) {
+        let masking = self.proof.masking();
+        let relations = || candidates.iter().filter_map(|candidate| candidate.relation);
+        let names = elements.iter().filter_map(|element| match &element.node {
+            Some(NodeEnum::IndexElem(element)) => Some(element.name.as_str()),
+            _ => None,
+        });
+        let named = names.into_iter().find(|name| relations().any(|relation| masking.hides_column(relation.oid, name)));
+        if let Some(name) = named {
+            self.proof.hidden(name, "to find conflicts by");
+        } else if !constraint.is_empty() && relations().any(|relation| masking.hides_in(relation.oid)) {
+            self.proof.refuse(
+                format!("the columns of the constraint {constraint} may be masked"),
+                "Name the columns that rows conflict by.",
+            );
         }
     }
 
@@ -322,7 +388,7 @@ impl<'a> Walker<'a> {
             self.findings.unbounded |= !restricts(where_clause.as_deref());
             self.maybe(where_clause.as_deref());
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
-            self.wrote(written);
+            self.end_write(written);
         }
         self.ctes.truncate(ctes);
     }
@@ -335,7 +401,7 @@ impl<'a> Walker<'a> {
             self.findings.unbounded |= !restricts(where_clause.as_deref());
             self.maybe(where_clause.as_deref());
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
-            self.wrote(written);
+            self.end_write(written);
         }
         self.ctes.truncate(ctes);
     }
@@ -346,7 +412,7 @@ impl<'a> Walker<'a> {
         let ctes = self.with(with_clause.as_ref());
         if let Some((candidates, written)) = self.write(relation.as_ref(), "sql:merge") {
             if let Some(source) = source_relation {
-                self.from_item(source);
+                self.source(source);
             }
             self.findings.unbounded |= !restricts(join_condition.as_deref());
             self.maybe(join_condition.as_deref());
@@ -354,7 +420,7 @@ impl<'a> Walker<'a> {
                 self.merge_when(clause, written);
             }
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
-            self.wrote(written);
+            self.end_write(written);
         }
         self.ctes.truncate(ctes);
     }

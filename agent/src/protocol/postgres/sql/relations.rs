@@ -100,7 +100,7 @@ const OPTIONS: &[&str] = &[
 /// `information_schema` is the standard's, owned by the server's superuser, and shows definitions only.
 pub(super) fn is_listed(schema: &str, name: &str) -> bool {
     match schema {
-        "pg_catalog" => CATALOGUE.binary_search(&name).is_ok(),
+        "pg_catalog" => CATALOGUE.contains(&name),
         "information_schema" => !OPTIONS.contains(&name),
         _ => false,
     }

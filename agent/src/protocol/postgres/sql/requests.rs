@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Reading;
 use crate::model::{Action, Fact, Request, Resource};
 
-/// Schema of a name that the snapshot does not have: no schema can have this name in a policy by accident, and a permit for
-/// the whole target lets the server say what it thinks of the name.
+/// Schema of a name that the snapshot does not have: no schema can have this name in a policy by accident, and a permit
+/// for the whole target lets the server say what it thinks of the name.
 pub(super) const NOWHERE: &str = "?";
 
 /// The database as a resource.

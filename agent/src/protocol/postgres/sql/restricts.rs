@@ -5,10 +5,11 @@ use pg_query::{
     protobuf::{AExpr, BoolExpr, BoolExprType},
 };
 
-/// Whether a WHERE clause may leave out any row: it looks at a column, and not only beside something that is always true.
+/// Whether a WHERE clause may leave out any row: it looks at a column, and not only beside something that is always
+/// true.
 ///
-/// `WHERE true`, `WHERE 1 = 1`, `WHERE id = id` and `WHERE id = 5 OR true` do not. It is a guard against slips, not a proof:
-/// `WHERE id > 0` counts as a restriction.
+/// `WHERE true`, `WHERE 1 = 1`, `WHERE id = id` and `WHERE id = 5 OR true` do not. It is a guard against slips, not a
+/// proof: `WHERE id > 0` counts as a restriction.
 pub(super) fn restricts(clause: Option<&Node>) -> bool {
     let Some(Node { node: Some(node) }) = clause else { return false };
     match node {

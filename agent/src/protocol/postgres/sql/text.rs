@@ -16,7 +16,8 @@ pub(super) fn whole(text: &str) -> Masked<String> {
 
 /// The text without its literals and comments.
 ///
-/// The server's own scanner finds them, so that a literal is what the server takes for one. What it cannot scan is not shown.
+/// The server's own scanner finds them, so that a literal is what the server takes for one. What it cannot scan is not
+/// shown.
 pub(super) fn placeholders(text: &str) -> Masked<String> {
     let shown = spans(text).map(|spans| masking::statement_text(text, &spans));
     match shown {

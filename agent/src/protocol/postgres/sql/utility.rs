@@ -1,4 +1,5 @@
-//! Statements that are not queries and define nothing: the session, transactions, COPY, and what stands for other statements.
+//! Statements that are not queries and define nothing: the session, transactions, COPY, and what stands for other
+//! statements.
 
 use std::sync::Arc;
 
@@ -82,6 +83,12 @@ impl Walker<'_> {
             NodeEnum::ClusterStmt(statement) => {
                 let ClusterStmt { relation, indexname: _, params: _ } = statement;
                 self.maintain(relation.as_ref());
+                if self.proof.touches_hidden() {
+                    self.proof.refuse(
+                        "the order of rows after CLUSTER may be that of a masked column".into(),
+                        "Cluster the table with a role that may unmask its columns.",
+                    );
+                }
             }
             NodeEnum::ReindexStmt(statement) => self.reindex(statement),
             NodeEnum::RefreshMatViewStmt(statement) => self.maintain(statement.relation.as_ref()),
@@ -115,7 +122,8 @@ impl Walker<'_> {
             VariableSetKind::VarSetDefault | VariableSetKind::VarSetCurrent | VariableSetKind::VarReset => {
                 self.set(name, None);
             }
-            // SET TRANSACTION and SET SESSION CHARACTERISTICS. Taking on another session's snapshot is not that harmless.
+            // SET TRANSACTION and SET SESSION CHARACTERISTICS. Taking on another session's snapshot is not that
+            // harmless.
             VariableSetKind::VarSetMulti if name != "TRANSACTION SNAPSHOT" => self.ask_database("sql:basics"),
             VariableSetKind::VarResetAll => self.ask_database("sql:basics"),
             VariableSetKind::VarSetMulti => self.ask_database("sql:set"),
@@ -125,6 +133,8 @@ impl Walker<'_> {
 
     /// A setting is changed.
     pub(super) fn set(&mut self, name: &str, value: Option<&str>) {
+        // Settings of applications may be anything, tokens included.
+        self.findings.secret |= name.contains('.');
         self.findings.settings.insert(name.to_ascii_lowercase());
         self.findings.requests.insert(settings::request(name, value, self.reading));
     }
@@ -172,6 +182,7 @@ impl Walker<'_> {
         }
         if let Some(relation) = relation {
             let candidates = self.ask_tables(action, relation);
+            self.open(&candidates);
             self.ask_tables(if *is_from { "sql:insert" } else { "sql:select" }, relation);
             let hidden = candidates.iter().filter_map(|candidate| candidate.relation).any(|relation| {
                 let masking = self.proof.masking();
@@ -185,10 +196,9 @@ impl Walker<'_> {
             if hidden && !is_from {
                 self.proof.hidden(&format!("in {}", relation.relname), "in COPY");
             }
-            self.scopes.push(Vec::new());
-            self.shadow_item(&relation.relname, &candidates, None);
+            let written = self.begin_write(relation, &candidates);
             self.maybe(where_clause.as_deref());
-            self.scopes.pop();
+            self.end_write(written);
         }
         if *is_from { Effect::CopyIn } else { Effect::CopyOut }
     }

@@ -1,7 +1,8 @@
 //! The walk over a statement's tree: its state, and where it begins and ends.
 //!
-//! Nodes are taken apart field by field without `..`, so that a field that a newer grammar adds does not compile until
-//! someone has decided what it means; a node that is not expected asks for `sql:opaque`.
+//! Queries and expressions with several parts are taken apart field by field, without `..`, so that a field that a
+//! newer grammar adds does not compile until someone has decided what it means. A node that is not expected asks for
+//! `sql:opaque`.
 
 use std::sync::Arc;
 
@@ -34,17 +35,19 @@ pub(super) struct Item<'a> {
     pub relations: Vec<&'a Relation>,
     /// Whether `relations` are all that it may be, so that other columns do not exist.
     pub known: bool,
+    /// Whether any of them has hidden columns.
+    pub hides: bool,
     /// Position in [`Walker::written`], if it is the table that a statement writes.
     pub written: Option<usize>,
-    /// Whether it only stands for other versions of a row (`excluded`, `old`, `new`): it is found by its name alone, and the
-    /// server may not name the origin of its columns.
+    /// Whether it only stands for other versions of a row (`excluded`, `old`, `new`): it is found by its name alone,
+    /// and the server may not name the origin of its columns.
     pub shadow: bool,
 }
 
 impl Item<'_> {
     /// A subquery, function or CTE.
     pub(super) fn derived(name: &str) -> Self {
-        Self { name: name.into(), relations: Vec::new(), known: false, written: None, shadow: false }
+        Self { name: name.into(), relations: Vec::new(), known: false, hides: false, written: None, shadow: false }
     }
 }
 
@@ -129,8 +132,8 @@ impl<'a> Walker<'a> {
         if self.query(node, true) { Effect::None } else { self.utility(node) }
     }
 
-    /// The statement's part of the text, and whether its literals are clear. `changed`: an earlier statement of the same text
-    /// may have changed the catalogue that this one was read by.
+    /// The statement's part of the text, and whether its literals are clear. `changed`: an earlier statement of the
+    /// same text may have changed the catalogue that this one was read by.
     pub(super) fn finish(mut self, effect: Effect, changed: bool, into: &mut Findings) -> (Part, bool) {
         if changed && self.proof.masking().hides() && self.proof.touches() {
             self.proof.refuse(

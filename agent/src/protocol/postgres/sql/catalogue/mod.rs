@@ -1,8 +1,9 @@
-//! A snapshot of one database's catalogue: schemas, relations, columns, inheritance, functions, and the operators, casts
-//! and types that users made.
+//! A snapshot of one database's catalogue: schemas, relations, columns, inheritance, functions, and the operators,
+//! casts and types that users made.
 //!
-//! It is what the classifier knows of the database. Pure data: whoever has a connection runs [`QUERIES`] and hands the rows
-//! to [`Catalogue::build`]. A statement with [`Effect::ChangesCatalogue`](super::Effect::ChangesCatalogue) makes it stale.
+//! It is what the classifier knows of the database. Pure data: whoever has a connection runs [`QUERIES`] and hands the
+//! rows to [`Catalogue::build`]. A statement with [`Effect::ChangesCatalogue`](super::Effect::ChangesCatalogue) makes
+//! it stale.
 
 mod queries;
 

@@ -2,9 +2,9 @@
 
 /// The queries whose answers, in this order, make a [`Catalogue`](super::Catalogue).
 ///
-/// For PostgreSQL 12 to 18. Every relation, function, type and operator in them is qualified, so that they mean the same
-/// under any `search_path`, and they read nothing but catalogues that every role may read. They are to be run in one
-/// read-only, repeatable-read transaction, so that their answers fit together. All columns are text in the answers.
+/// For PostgreSQL 12 to 18. Every relation, function, type and operator in them is qualified, so that they mean the
+/// same under any `search_path`, and they read nothing but catalogues that every role may read. They are to be run in
+/// one read-only, repeatable-read transaction, so that their answers fit together. All columns are text in the answers.
 pub const QUERIES: &[&str] = &[SCHEMAS, RELATIONS, COLUMNS, INHERITANCE, FUNCTIONS, OPERATORS, CASTS, TYPES];
 
 /// `nspname`
@@ -39,8 +39,8 @@ GROUP BY n.nspname, p.proname";
 
 /// `oprname, nspname, proname`: operators outside `pg_catalog`, and the functions that they call.
 ///
-/// Those of extensions are left out: whoever installed the extension vouches for them, and an extension such as `citext`
-/// redefines `=`, which would make every comparison a call.
+/// Those of extensions are left out: whoever installed the extension vouches for them, and an extension such as
+/// `citext` redefines `=`, which would make every comparison a call.
 const OPERATORS: &str = "\
 SELECT DISTINCT o.oprname, fn.nspname, p.proname
 FROM pg_catalog.pg_operator o
@@ -52,7 +52,8 @@ AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
 WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid
 AND d.objid OPERATOR(pg_catalog.=) o.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\")";
 
-/// `typname, nspname, proname`: types that a cast calls a function outside `pg_catalog` for, except those of extensions.
+/// `typname, nspname, proname`: types that a cast calls a function outside `pg_catalog` for, except those of
+/// extensions.
 const CASTS: &str = "\
 SELECT DISTINCT t.typname, fn.nspname, p.proname
 FROM pg_catalog.pg_cast k

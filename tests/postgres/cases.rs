@@ -10,7 +10,7 @@ use agent::{
     config::TlsMode,
     model::{Action, Denial, Style},
 };
-use agent_tests::{Auth, Authority, Cmd, Outcome, Postgres, TempDir, wait_until};
+use agent_tests::{Auth, Authority, Cmd, Outcome, Postgres, TempDir, fds, rss_kib, wait_until};
 use tokio_postgres::{NoTls, SimpleQueryMessage, error::SqlState};
 
 use crate::{
@@ -50,6 +50,8 @@ pub fn all(server: &Postgres) -> Vec<Case<'_>> {
         case(server, "pgbench, simple, extended and prepared", pgbench),
         case(server, "the session's end is told to both sides", endings),
         case(server, "odd beginnings are answered or closed", odd_beginnings),
+        case(server, "two databases that differ in masked values look the same", non_interference),
+        case(server, "300 malformed inputs leave nothing behind", malformed),
         ("logins: trust, cleartext in TLS only, md5, SCRAM", Box::new(logins)),
     ]
 }
@@ -572,4 +574,146 @@ fn odd_beginnings(server: &Postgres) -> Outcome {
     let messages = client(&proxy, async |client| client.simple_query("SELECT 1; SELECT 2").await)?;
     let rows = messages.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_))).count();
     if rows == 2 { Ok(()) } else { Err(format!("{rows} rows")) }
+}
+
+/// Statements of which some are answered, some fail, and some are refused.
+const CURIOUS: &[&str] = &[
+    "SELECT * FROM customers ORDER BY id",
+    "SELECT ssn FROM customers ORDER BY ssn",
+    "SELECT max(ssn) FROM customers",
+    "SELECT count(DISTINCT email) FROM customers",
+    "SELECT id FROM customers WHERE ssn = '111-22-3333'",
+    "SELECT id FROM customers WHERE ssn > '2'",
+    "SELECT ssn::int FROM customers",
+    "SELECT length(email) FROM customers",
+    "SELECT CASE WHEN ssn LIKE '1%' THEN 1 ELSE 1/0 END FROM customers",
+    "INSERT INTO customers VALUES (1, 'x', 'y')",
+    "INSERT INTO customers VALUES (3, 'x', NULL)",
+    "UPDATE customers SET name = ssn",
+    "UPDATE customers SET name = 'x' WHERE ssn = '111-22-3333'",
+    "UPDATE customers SET id = 2 WHERE id = 1",
+    "DELETE FROM customers WHERE ssn LIKE '1%'",
+    "SELECT c FROM customers c",
+    "SELECT row_to_json(c) FROM customers c",
+    "SELECT name FROM customers UNION SELECT ssn FROM customers",
+    "WITH c AS (SELECT * FROM customers) SELECT ssn FROM c ORDER BY id",
+    "SELECT (SELECT ssn FROM customers LIMIT 1)",
+    "SELECT id FROM customers ORDER BY ssn",
+    "SELECT DISTINCT email FROM customers",
+    "SELECT a.ssn FROM customers a JOIN customers b ON a.ssn = b.ssn",
+    "SELECT * FROM pg_stats WHERE tablename = 'customers'",
+    "SELECT most_common_vals FROM pg_statistic_ext_data",
+    "SELECT query_to_xml('SELECT * FROM customers', true, true, '')",
+    "EXPLAIN SELECT ssn FROM customers WHERE id = 1",
+    "EXPLAIN ANALYZE SELECT id FROM customers WHERE ssn = '111-22-3333'",
+    "CREATE TABLE copied AS SELECT * FROM customers",
+    "CREATE INDEX ON customers (ssn)",
+    "DO $$ BEGIN RAISE NOTICE '%', (SELECT ssn FROM customers LIMIT 1); END $$",
+    "SELECT id, born FROM customers ORDER BY id",
+    "PREPARE p AS SELECT email FROM customers ORDER BY id; EXECUTE p",
+    "BEGIN; DECLARE c CURSOR FOR SELECT ssn FROM customers ORDER BY id; FETCH ALL FROM c; COMMIT",
+    "TABLE customers",
+    "SELECT customers.* FROM customers ORDER BY id",
+    "SELECT string_agg(ssn, ',') FROM customers",
+    "SELECT ssn FROM customers GROUP BY ssn ORDER BY 1",
+    "SELECT nonsense FROM customers",
+];
+
+fn non_interference(server: &Postgres) -> Outcome {
+    let look = || -> Outcome<(Vec<(String, String)>, String)> {
+        let proxy = masked(server).start()?;
+        let seen = CURIOUS.iter().map(|sql| session(&proxy, &format!("{sql};\n"))).collect::<Outcome<_>>()?;
+        let log = proxy.log();
+        let mut shown = String::new();
+        for record in &log {
+            for field in ["text", "parameters", "rows", "columns", "error", "tag", "verdict", "reason"] {
+                shown.push_str(&record[field].to_string());
+            }
+        }
+        Ok((seen, shown))
+    };
+    let before = look()?;
+    // What the styles show stays: the last four, first letter and top-level domain, the year.
+    server.sql(
+        "shop",
+        "BEGIN; UPDATE customers SET ssn = '999-00-3333', email = 'alan@elsewhere.org', born = '1815-03-04' WHERE id = 1; \
+         UPDATE customers SET ssn = '000-00-6666', email = 'gordon@x.com', born = '1906-01-02' WHERE id = 2; COMMIT",
+    )?;
+    let after = look();
+    server.sql(
+        "shop",
+        "UPDATE customers SET ssn = '111-22-3333', email = 'ada@example.org', born = '1815-12-10' WHERE id = 1; \
+         UPDATE customers SET ssn = '444-55-6666', email = 'grace@example.com', born = '1906-12-09' WHERE id = 2",
+    )?;
+    let after = after?;
+    for ((sql, before), after) in CURIOUS.iter().zip(&before.0).zip(&after.0) {
+        if before != after {
+            return Err(format!("{sql}:\n{before:?}\n{after:?}"));
+        }
+    }
+    expect(&before.1, &after.1)?;
+    lacks(&before.1, "111-22")
+}
+
+fn malformed(server: &Postgres) -> Outcome {
+    let proxy = Builder::new(server).start()?;
+    let error = |error: std::io::Error| error.to_string();
+    // A small generator, so that a failure can be repeated.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut round = |count: usize| -> Outcome {
+        for number in 0..count {
+            let mut bytes: Vec<u8> = match number % 3 {
+                0 => Vec::new(),
+                1 => b"Q\0\0\0\x0eSELECT 1;\0".to_vec(),
+                _ => b"P\0\0\0\x10\0SELECT 1\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0".to_vec(),
+            };
+            let length = usize::try_from(random() % 64).expect("small");
+            bytes.truncate(bytes.len().saturating_sub(length % 8));
+            bytes.extend((0..length).map(|_| random().to_be_bytes()[0]));
+            if number % 5 == 0 {
+                // Announces 64 MiB, and sends none of it.
+                bytes.extend_from_slice(b"Q\x04\0\0\0");
+            }
+            let mut stream = if number % 2 == 0 {
+                let stream = TcpStream::connect(("127.0.0.1", proxy.port())).map_err(error)?;
+                stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(error)?;
+                stream
+            } else {
+                raw(&proxy)?
+            };
+            // It may be closed before all is sent.
+            let _reset = stream.write_all(&bytes).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+            let mut rest = Vec::new();
+            match stream.read_to_end(&mut rest) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Err(format!("input {number} was neither answered nor closed: {bytes:?}"));
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    };
+    let settled = || {
+        wait_until("all sessions have ended", Duration::from_secs(20), || {
+            let log = proxy.log();
+            let count = |event: &str| log.iter().filter(|record| record["event"] == event).count();
+            count("session-started") == count("session-ended")
+        })
+    };
+    round(60)?;
+    settled()?;
+    let pid = std::process::id();
+    let before = (fds(pid).unwrap_or(0), rss_kib(pid).unwrap_or(0));
+    round(300)?;
+    settled()?;
+    wait_until("descriptors are closed", Duration::from_secs(20), || fds(pid).is_some_and(|now| now <= before.0))?;
+    let grown = rss_kib(pid).unwrap_or(u64::MAX).saturating_sub(before.1);
+    // The log of this test is in memory too.
+    if grown > 8 << 10 { Err(format!("{grown} KiB more are in use")) } else { Ok(()) }
 }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     net::SocketAddr,
     os::fd::BorrowedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -246,7 +246,7 @@ impl Host for Stand {
         Box::pin(async { Ok(()) })
     }
 
-    fn read<'a>(&'a self, file: &'a PathBuf) -> Boxed<'a, Result<zeroize::Zeroizing<Vec<u8>>, HostError>> {
+    fn read<'a>(&'a self, file: &'a Path) -> Boxed<'a, Result<zeroize::Zeroizing<Vec<u8>>, HostError>> {
         Box::pin(async move { std::fs::read(file).map(Into::into).map_err(|error| HostError(error.to_string())) })
     }
 

@@ -41,6 +41,15 @@ pub trait Codec {
 #[error("a row of the answer cannot be read")]
 pub struct Unreadable;
 
+/// A row for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Values in text form; `None` is NULL.
+    pub values: Masked<Vec<Option<String>>>,
+    /// Whether a value was cut.
+    pub cut: bool,
+}
+
 /// A row for the client. NULL stays NULL: every style shows whether there is a value.
 ///
 /// # Errors
@@ -53,17 +62,11 @@ pub fn frame(covers: &Covers, key: &[u8], codec: &dyn Codec, frame: Bytes) -> Re
     codec.join(&shown(covers, key, codec, &values)?).map(Masked)
 }
 
-/// The same row for the log, in text form; values are cut to `longest` bytes. The second value tells whether one was.
+/// The same row for the log; values are cut to `longest` bytes.
 ///
 /// # Errors
 /// [`Unreadable`]
-pub fn row(
-    covers: &Covers,
-    key: &[u8],
-    codec: &dyn Codec,
-    frame: &[u8],
-    longest: usize,
-) -> Result<(Masked<Vec<Option<String>>>, bool), Unreadable> {
+pub fn row(covers: &Covers, key: &[u8], codec: &dyn Codec, frame: &[u8], longest: usize) -> Result<Row, Unreadable> {
     let values = codec.split(frame)?;
     let mut cut = false;
     let texts = shown(covers, key, codec, &values)?
@@ -79,7 +82,7 @@ pub fn row(
             Some(text)
         })
         .collect();
-    Ok((Masked(texts), cut))
+    Ok(Row { values: Masked(texts), cut })
 }
 
 fn shown<'a>(

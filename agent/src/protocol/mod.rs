@@ -8,7 +8,7 @@ pub mod dial;
 pub mod postgres;
 pub mod tls;
 
-use std::{future::Future, net::SocketAddr, os::fd::BorrowedFd, path::PathBuf, pin::Pin, sync::Arc};
+use std::{future::Future, net::SocketAddr, os::fd::BorrowedFd, path::Path, pin::Pin, sync::Arc};
 
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
@@ -44,7 +44,7 @@ pub trait Host: Send + Sync {
     fn mark<'a>(&'a self, socket: BorrowedFd<'a>) -> Boxed<'a, Result<(), HostError>>;
 
     /// Reads a file that the configuration names: a password, a key, a certificate.
-    fn read<'a>(&'a self, file: &'a PathBuf) -> Boxed<'a, Result<Zeroizing<Vec<u8>>, HostError>>;
+    fn read<'a>(&'a self, file: &'a Path) -> Boxed<'a, Result<Zeroizing<Vec<u8>>, HostError>>;
 
     /// What the agent logs in with at a target, for a principal: of the target's credentials the first that is for one of its
     /// roles.

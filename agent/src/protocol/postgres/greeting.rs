@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What a client wants.
 pub enum Greeting {
     /// A session.
-    Session(Client, Startup),
+    Session(Box<Client>, Startup),
     /// A statement of another session cancelled.
     Cancel(CancelKey),
 }
@@ -105,7 +105,9 @@ pub async fn greet(connection: &Connection, socket: TcpStream) -> Result<Greetin
                 Err(error) => return Err(refused(stream, error)),
             };
             match opening {
-                Opening::Startup(startup) => return Ok(Greeting::Session(Client::new(stream, buffer), startup)),
+                Opening::Startup(startup) => {
+                    return Ok(Greeting::Session(Box::new(Client::new(stream, buffer)), startup));
+                }
                 Opening::Cancel(key) => return Ok(Greeting::Cancel(key)),
                 // Each may be asked for once, and TLS not within TLS.
                 Opening::Gss if !std::mem::replace(&mut asked_gss, true) && !asked_ssl => {

@@ -300,7 +300,7 @@ impl Machine {
         self.steps.push_back(Step::ToServer(released));
     }
 
-    fn to_client(&mut self, message: Masked<Bytes>) {
+    fn show(&mut self, message: Masked<Bytes>) {
         self.steps.push_back(Step::ToClient(message));
     }
 

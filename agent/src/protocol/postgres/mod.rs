@@ -52,8 +52,14 @@ pub fn serve(socket: TcpStream, connection: Connection) -> Boxed<'static, ()> {
 
 /// Why there was no session. What the client is told, and what is recorded.
 struct Refusal {
-    native: NativeError,
-    denial: Denial,
+    native: Box<NativeError>,
+    denial: Box<Denial>,
+}
+
+impl Refusal {
+    fn new(native: NativeError, denial: Denial) -> Self {
+        Self { native: Box::new(native), denial: Box::new(denial) }
+    }
 }
 
 async fn session(socket: TcpStream, connection: Connection) {
@@ -72,12 +78,12 @@ async fn session(socket: TcpStream, connection: Connection) {
     let begun = timeout(upstream::PATIENCE, begin(&connection, &mut client, &startup)).await;
     match begun.unwrap_or_else(|_| Err(UpstreamError::Late.into())) {
         Ok((session, key)) => {
-            relay(session, client).await;
+            relay(session, *client).await;
             drop(key);
         }
         Err(refusal) => {
             record_refusal(&connection, &refusal.denial);
-            farewell(client, &refusal.native).await;
+            farewell(*client, &refusal.native).await;
         }
     }
 }
@@ -217,13 +223,13 @@ fn record_refusal(connection: &Connection, denial: &Denial) {
 
 impl From<Denial> for Refusal {
     fn from(denial: Denial) -> Self {
-        Self { native: NativeError::denied(&denial).and_end(), denial }
+        Self::new(NativeError::denied(&denial).and_end(), denial)
     }
 }
 
 impl From<UpstreamError> for Refusal {
     fn from(error: UpstreamError) -> Self {
-        Self { native: error.native(), denial: Denial::closed(error.to_string()) }
+        Self::new(error.native(), Denial::closed(error.to_string()))
     }
 }
 
@@ -242,9 +248,6 @@ impl From<TlsError> for Refusal {
 impl From<DatabaseError> for Refusal {
     fn from(error: DatabaseError) -> Self {
         let reason = error.to_string();
-        Self {
-            native: NativeError::fatal(error::CONFIGURATION, format!("Postern: {reason}")),
-            denial: Denial::closed(reason),
-        }
+        Self::new(NativeError::fatal(error::CONFIGURATION, format!("Postern: {reason}")), Denial::closed(reason))
     }
 }

@@ -174,15 +174,15 @@ impl Operation {
         if let Some(logged) = &self.answer.logged
             && !self.truncated
         {
-            let (row, cut) = masking::row(logged, key, &self.answer.rows, &frame, VALUE)?;
-            let size: usize = row.shown().iter().map(|value| value.as_ref().map_or(4, String::len) + 3).sum();
-            self.truncated |= cut;
+            let row = masking::row(logged, key, &self.answer.rows, &frame, VALUE)?;
+            let size: usize = row.values.shown().iter().map(|value| value.as_ref().map_or(4, String::len) + 3).sum();
+            self.truncated |= row.cut;
             if self.recorded + size > RECORDED {
                 self.truncated = true;
             } else {
                 self.recorded += size;
                 self.chunk_bytes += size;
-                self.chunk.push(row);
+                self.chunk.push(row.values);
             }
             if self.chunk_bytes >= CHUNK {
                 event = self.flush();

@@ -78,7 +78,7 @@ impl Machine {
         if matches!(self.client, Client::Discarding) {
             if frame.kind == from_client::SYNC {
                 self.client = Client::Reading;
-                self.to_client(without_values(ready_for_query(b'I')));
+                self.show(without_values(ready_for_query(b'I')));
             }
             return Ok(Outcome::Done);
         }

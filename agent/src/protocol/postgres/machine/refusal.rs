@@ -17,9 +17,9 @@ impl Machine {
             return;
         }
         if self.quiet() && self.status == b'I' {
-            self.to_client(error.encode());
+            self.show(error.encode());
             if simple {
-                self.to_client(crate::masking::without_values(ready_for_query(b'I')));
+                self.show(crate::masking::without_values(ready_for_query(b'I')));
             } else {
                 self.client = Client::Discarding;
             }

@@ -95,13 +95,13 @@ impl Machine {
         match frame.kind {
             server::NOTICE_RESPONSE => {
                 let report = self.report(&frame)?;
-                self.to_client(report.client);
+                self.show(report.client);
                 Ok(())
             }
             server::NOTIFICATION_RESPONSE => {
                 let hidden = self.start.view.hides() && !self.observes();
                 let shown = if hidden { guard::notification(&frame)? } else { nothing_hidden(frame.bytes) };
-                self.to_client(shown);
+                self.show(shown);
                 Ok(())
             }
             server::PARAMETER_STATUS => self.parameter(frame),
@@ -153,7 +153,7 @@ impl Machine {
             (Expect::Query(operation), server::DATA_ROW) => {
                 let (shown, event) = operation.row(&self.start.key, frame.bytes).map_err(|_| Fault::Undescribed)?;
                 self.record(event);
-                self.to_client(shown);
+                self.show(shown);
                 return Ok(());
             }
             (Expect::Execute(portal), server::DATA_ROW) => {
@@ -161,7 +161,7 @@ impl Machine {
                 let row = bound.operation().row(&self.start.key, frame.bytes);
                 let (shown, event) = row.map_err(|_| Fault::Undescribed)?;
                 self.record(event);
-                self.to_client(shown);
+                self.show(shown);
                 return Ok(());
             }
             (Expect::Query(operation), server::COMMAND_COMPLETE | server::EMPTY_QUERY_RESPONSE) => {
@@ -190,7 +190,7 @@ impl Machine {
                 self.settle();
             }
             (Expect::Anything, _) => {
-                self.to_client(nothing_hidden(frame.bytes));
+                self.show(nothing_hidden(frame.bytes));
                 return Ok(());
             }
             // Copying, where it is only observed.
@@ -202,12 +202,12 @@ impl Machine {
                 | frame::client::COPY_DATA
                 | frame::client::COPY_DONE,
             ) if observes => {
-                self.to_client(nothing_hidden(frame.bytes));
+                self.show(nothing_hidden(frame.bytes));
                 return Ok(());
             }
             _ => return Err(Fault::Unexpected),
         }
-        self.to_client(without_values(frame.bytes));
+        self.show(without_values(frame.bytes));
         Ok(())
     }
 
@@ -269,7 +269,7 @@ impl Machine {
             while !self.queue.0.is_empty() {
                 self.drop_oldest(&report.failure, now);
             }
-            self.to_client(report.client);
+            self.show(report.client);
             self.close(Close::Ended(report.failure.code));
             return Ok(());
         }
@@ -294,7 +294,7 @@ impl Machine {
                 report.client
             }
         };
-        self.to_client(shown);
+        self.show(shown);
         Ok(())
     }
 
@@ -336,7 +336,7 @@ impl Machine {
             self.committed.transaction_ended();
         }
         self.status = status;
-        self.to_client(without_values(frame.bytes));
+        self.show(without_values(frame.bytes));
         Ok(())
     }
 
@@ -351,7 +351,7 @@ impl Machine {
             }
             _ => {}
         }
-        self.to_client(without_values(frame.bytes));
+        self.show(without_values(frame.bytes));
         Ok(())
     }
 

@@ -104,7 +104,7 @@ fn cancel(world: &World) -> Outcome {
         world.truth(sleeping).is_ok_and(|count| count == "1")
     })?;
     psql.signal(Signal::SIGINT);
-    let seen = psql.finish(Duration::from_secs(10))?;
+    let seen = psql.finish(Duration::from_secs(10)).map_err(|error| format!("{error}\n{}", world.agent.log()))?;
     refused(&seen, "canceling statement due to user request")?;
     ensure(world.truth(sleeping)? == "0", || "it still runs at the server".into())
 }

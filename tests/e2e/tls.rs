@@ -55,6 +55,10 @@ fn verified(world: &World, ca: &str) -> Outcome {
 fn serve_own() -> Outcome {
     let server = with_tls()?;
     let (cert, key) = server.certificate().ok_or("a server without a certificate")?;
+    // The operator gives the agent a copy that only root can read.
+    let dir = agent_tests::TempDir::new().map_err(|error| error.to_string())?;
+    let bytes = std::fs::read(key).map_err(|error| error.to_string())?;
+    let key = dir.write("server.key", bytes, 0o600).map_err(|error| error.to_string())?;
     let serve = format!("serve = {{ cert = \"{}\", key = \"{}\" }}", cert.display(), key.display());
     let ca = ca(&server)?;
     let tls = format!("tls = {{ mode = \"verify-full\", ca = \"{ca}\" }}");

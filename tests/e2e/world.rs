@@ -122,7 +122,7 @@ impl World {
     /// All records of the last session of a user, in order.
     pub fn records(&self, uid: u32) -> Outcome<Vec<serde_json::Value>> {
         let list = self.agent.json(&["sessions", "list"])?;
-        let sessions = list.as_array().or_else(|| list["sessions"].as_array()).ok_or("sessions list is no list")?;
+        let sessions = list["sessions"].as_array().ok_or("sessions list is no list")?;
         let last = sessions
             .iter()
             .filter(|session| session["uid"] == uid)
@@ -130,7 +130,8 @@ impl World {
             .ok_or_else(|| format!("no session of uid {uid} in {list}"))?;
         let id = last["session"].as_str().ok_or("a session without an id")?;
         let shown = self.agent.json(&["sessions", "show", id])?;
-        Ok(shown["records"].as_array().ok_or_else(|| format!("no records in {shown}"))?.clone())
+        let records = shown["records"].as_array().ok_or_else(|| format!("no records in {shown}"))?;
+        Ok(records.iter().map(|record| record["event"].clone()).collect())
     }
 }
 

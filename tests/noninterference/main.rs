@@ -155,15 +155,15 @@ impl World {
         let records = shown["records"].as_array().ok_or_else(|| shown.to_string())?;
         let kept: Vec<String> = records
             .iter()
-            .filter(|record| record["event"] != "session-started")
-            .map(|record| {
-                let mut record = record.clone();
-                if let Value::Object(fields) = &mut record {
-                    for key in ["session", "time", "time_utc", "micros", "sequence", "hash", "prev"] {
+            .map(|record| record["event"].clone())
+            .filter(|event| event["event"] != "session-started")
+            .map(|mut event| {
+                if let Value::Object(fields) = &mut event {
+                    for key in ["session", "micros"] {
                         fields.remove(key);
                     }
                 }
-                record.to_string()
+                event.to_string()
             })
             .collect();
         Ok(kept.join("\n"))

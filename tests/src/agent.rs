@@ -151,7 +151,7 @@ impl AgentBuilder {
         let dir = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
         let pins = Path::new("/sys/fs/bpf").join(unique_name());
         // A suffix, because the agent may add the layout's version to the name.
-        let undo = Undo::new(format!("rm -rf -- '{0}' '{0}'-* '{0}'.*", pins.display())).map_err(|e| e.to_string())?;
+        let undo = Undo::new(format!("rm -rf -- '{0}'", pins.display())).map_err(|e| e.to_string())?;
         self.write(&dir, &pins).map_err(|error| format!("{}: {error}", dir.path().display()))?;
         Ok(Agent { process: None, program, pins, envs: self.envs, _pins: undo, dir })
     }

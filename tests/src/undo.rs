@@ -14,9 +14,11 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{SigSet, Signal, killpg},
+    sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Outcome, proc};
 
@@ -199,25 +201,30 @@ pub fn deadline(time: Duration) {
 
 /// From now on SIGINT, SIGTERM and SIGHUP undo everything and then end this process with code 130.
 ///
-/// Call it first in `main`: the signals are blocked in this thread and in all that it starts, and taken by one thread of
-/// their own. (Children start with nothing blocked.)
+/// They are caught rather than blocked: a process that is started inherits what is blocked, but not what is caught.
 ///
 /// # Errors
-/// The signals cannot be blocked.
+/// The signals cannot be caught.
 pub fn on_signals() -> Outcome {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block().map_err(|error| format!("signals: {error}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|e| e.to_string())?;
+    let (term, int, hup) = {
+        let _within = runtime.enter();
+        let caught = |kind| signal(kind).map_err(|error| format!("signals: {error}"));
+        (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?, caught(SignalKind::hangup())?)
+    };
     drop(watchdog());
     thread::spawn(move || {
-        let signal = signals.wait();
+        let (mut term, mut int, mut hup) = (term, int, hup);
+        let name = runtime.block_on(async {
+            tokio::select! {
+                _ = term.recv() => "SIGTERM",
+                _ = int.recv() => "SIGINT",
+                _ = hup.recv() => "SIGHUP",
+            }
+        });
         // Held until the end: nothing new starts, nothing is undone twice.
         let mut watchdog = watchdog();
-        if let Ok(signal) = signal {
-            eprintln!("{signal}: cleaning up");
-        }
+        eprintln!("{name}: cleaning up");
         watchdog.list = None;
         let _ = watchdog.child.wait();
         std::process::exit(130);

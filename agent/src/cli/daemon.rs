@@ -1,6 +1,7 @@
 //! `postern run`, `postern warden`, `postern proxy`: the agent itself.
 
 use clap::Args;
+use nix::sys::signal::SigSet;
 use tokio::runtime::Runtime;
 
 use super::{Failure, Global, logging};
@@ -41,6 +42,8 @@ pub fn warden(global: &Global, options: &Options) -> Result<(), Failure> {
 /// Why it ended.
 pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     logging::start(options.log_format)?;
+    // A warden that starts this process has signals blocked, which it inherits, and by which it is to be ended.
+    SigSet::all().thread_unblock().map_err(|error| Failure::wrong(format!("signals cannot be taken: {error}")))?;
     // The warden has looked at the files, some of which this process may not read.
     let config = load(global, Files::Skip)?;
     let runtime = Runtime::new().map_err(|error| Failure::wrong(format!("the proxy cannot start: {error}")))?;

@@ -5,7 +5,7 @@
 
 pub mod daemon;
 
-use std::{os::fd::AsFd, path::PathBuf, sync::Arc};
+use std::{os::fd::AsFd, path::Path, sync::Arc};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
@@ -153,7 +153,7 @@ impl Host for Proxy {
         Box::pin(async move { self.warden.mark(socket).await.map_err(|error| HostError(error.to_string())) })
     }
 
-    fn read<'a>(&'a self, path: &'a PathBuf) -> Boxed<'a, Result<Zeroizing<Vec<u8>>, HostError>> {
+    fn read<'a>(&'a self, path: &'a Path) -> Boxed<'a, Result<Zeroizing<Vec<u8>>, HostError>> {
         Box::pin(async move {
             let file = self.warden.open(path).await.map_err(|error| HostError(error.to_string()))?;
             read_bounded(file).map_err(|error| HostError(format!("{}: {error}", path.display())))

@@ -2,12 +2,16 @@
 //!
 //! *Invariant:* pure; and a role is never assigned by something that a process says of itself.
 
+mod evidence;
+
 use std::path::Path;
 
 use crate::{
     config::{Match, Role},
     model::Process,
 };
+
+pub use evidence::without_secrets;
 
 /// Names of the roles that a process has, in the order of the configuration.
 #[must_use]

@@ -124,7 +124,10 @@ impl Proxy {
         }
     }
 
-    fn principal(&self, flow: Flow, process: Process) -> Principal {
+    fn principal(&self, flow: Flow, mut process: Process) -> Principal {
+        for argument in &mut process.argv {
+            *argument = identity::without_secrets(argument);
+        }
         Principal { roles: identity::roles(&self.roles, &process), flow, process }
     }
 

@@ -120,6 +120,8 @@ impl UpstreamError {
                 error::AUTHORIZATION
             }
             Self::Session { code, .. } => match code.as_str() {
+                "28P01" => "28P01",
+                "28000" => "28000",
                 "3D000" => "3D000",
                 "53300" => "53300",
                 "57P03" => "57P03",
@@ -242,7 +244,8 @@ pub async fn relay_login(
                     server.send(&admission.housekeeping(client.password().await?.bytes));
                 }
             },
-            server::ERROR_RESPONSE => return Err(refusal(&frame)),
+            // The credential is the client's own, so the server's words about it are for the client.
+            server::ERROR_RESPONSE => return Err(session_refused(&frame)),
             server::NOTICE_RESPONSE => {}
             _ => return Err(UpstreamError::Protocol),
         }
@@ -306,17 +309,20 @@ pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
 /// What an error of the server during login means. Its message is withheld where it is about the credential.
 #[must_use]
 pub fn refusal(frame: &Frame) -> UpstreamError {
+    match session_refused(frame) {
+        UpstreamError::Session { code, .. } if code.starts_with("28") => UpstreamError::Refused(code),
+        other => other,
+    }
+}
+
+/// The same with the message in any case.
+fn session_refused(frame: &Frame) -> UpstreamError {
     let Ok(fields) = error_fields(frame.body()) else { return UpstreamError::Protocol };
     let field = |wanted: u8| {
         let found = fields.iter().find(|(code, _)| *code == wanted).map_or(&b""[..], |(_, text)| text);
         String::from_utf8_lossy(found).into_owned()
     };
-    let code = field(b'C');
-    if code.starts_with("28") {
-        UpstreamError::Refused(code)
-    } else {
-        UpstreamError::Session { code, message: field(b'M') }
-    }
+    UpstreamError::Session { code: field(b'C'), message: field(b'M') }
 }
 
 /// What to do about a message of the server.

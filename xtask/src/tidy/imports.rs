@@ -12,7 +12,7 @@ const WIRING: &[&str] = &["main", "cli", "control", "session"];
 /// session -> protocol -> gate -> services -> policy, masking -> model; services do not import each other.
 const EDGES: &[(&str, &[&str])] = &[
     // The records that a protocol writes are nouns of the log; the log itself it reaches through the gate.
-    ("protocol", &["gate", "masking", "model", "config", "recording::Event", "recording::Failure"]),
+    ("protocol", &["gate", "masking", "model", "config", "recording::Event", "recording::Failure", "recording::SessionStart"]),
     ("gate", &["masking", "model", "recording::Append", "recording::Decision", "recording::Event"]),
     ("warden", &["model", "config"]),
     ("target", &["model", "config"]),

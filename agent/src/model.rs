@@ -5,12 +5,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    future::Future,
     net::SocketAddr,
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
+
+/// A boxed future, for traits that are used as objects.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the kernel noted when a process connected to a protected destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

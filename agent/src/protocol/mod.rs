@@ -8,7 +8,7 @@ pub mod dial;
 pub mod postgres;
 pub mod tls;
 
-use std::{future::Future, net::SocketAddr, os::fd::BorrowedFd, path::Path, pin::Pin, sync::Arc};
+use std::{net::SocketAddr, os::fd::BorrowedFd, path::Path, sync::Arc};
 
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::{
     config,
     gate::Services,
-    model::{Fragment, Principal, Subject},
+    model::{Boxed, Fragment, Principal, Subject},
 };
 
 /// The protocols that are built in: their names, as in the configuration, and their fragments of the policy schema.
@@ -34,9 +34,6 @@ pub const PROTOCOLS: &[(&str, Serve)] = &[("postgres", postgres::serve)];
 pub fn protocol(name: &str) -> Option<Serve> {
     PROTOCOLS.iter().find(|(known, _)| *known == name).map(|(_, serve)| *serve)
 }
-
-/// A boxed future, for traits that are used as objects.
-pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the host does for a protocol, through the warden.
 pub trait Host: Send + Sync {

@@ -12,8 +12,7 @@ use std::{
 
 use crate::{
     config::{Address, Target},
-    model::{Denial, Flow},
-    protocol::Boxed,
+    model::{Boxed, Denial, Flow},
 };
 
 /// Time between two resolutions of the targets' names.

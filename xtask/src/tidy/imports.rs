@@ -19,7 +19,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "masking",
             "model",
             "config",
-            "recording::Decision",
             "recording::Event",
             "recording::Failure",
             "recording::SessionStart",

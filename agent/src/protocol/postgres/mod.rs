@@ -35,12 +35,12 @@ use self::{
     upstream::{Upstream, UpstreamError},
     wire::Client,
 };
-use super::{Boxed, Connection, HostError, tls::TlsError};
+use super::{Connection, HostError, tls::TlsError};
 use crate::{
     config::CredentialSource,
     gate::{Admission, Gate},
     masking::without_values,
-    model::{Action, Denial, Mode, Request, Resource, Verdict},
+    model::{Action, Boxed, Denial, Mode, Request, Resource, Verdict},
     recording::{Event, SessionStart},
 };
 

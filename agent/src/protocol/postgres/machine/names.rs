@@ -213,6 +213,12 @@ impl Committed {
         self.portals.get(name)
     }
 
+    /// A `Query` has come: the unnamed ones are gone.
+    pub fn forget_unnamed(&mut self) {
+        self.statements.remove("");
+        self.portals.remove("");
+    }
+
     /// The transaction has ended: portals that Bind made are gone. Cursors of DECLARE may be held; one that is believed to
     /// exist and does not is only refused by the server.
     pub fn transaction_ended(&mut self) {

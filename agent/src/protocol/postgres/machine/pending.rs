@@ -62,6 +62,13 @@ pub struct Pending {
     pub catalogue: bool,
 }
 
+impl Pending {
+    /// Whether the server forgets its unnamed statement and portal over it, as over every `Query`.
+    pub fn forgets_unnamed(&self) -> bool {
+        matches!(self.expect, Expect::Query(_) | Expect::Refused { simple: true, .. })
+    }
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Queue(pub VecDeque<Pending>);
@@ -70,7 +77,7 @@ impl Queue {
     /// What a statement's name stands for, for a message of `pipeline`: its latest change in that pipeline, since it runs
     /// only if that one has succeeded; else the committed one, unless an earlier pipeline may still change it.
     pub fn statement(&self, name: &str, pipeline: u64, committed: &Committed) -> Lookup<Arc<Prepared>> {
-        self.look(pipeline, committed.statement(name), |change| match change {
+        self.look(name, pipeline, committed.statement(name), |change| match change {
             Change::Statement(changed, prepared) if **changed == *name => Some(Some(prepared)),
             Change::NoStatement(changed) if **changed == *name => Some(None),
             Change::NoStatements if !name.is_empty() => Some(None),
@@ -80,7 +87,7 @@ impl Queue {
 
     /// The same for a portal.
     pub fn portal(&self, name: &str, pipeline: u64, committed: &Committed) -> Lookup<Arc<Portal>> {
-        self.look(pipeline, committed.portal(name), |change| match change {
+        self.look(name, pipeline, committed.portal(name), |change| match change {
             Change::Portal(changed, portal) if **changed == *name => Some(Some(portal)),
             Change::NoPortal(changed) if **changed == *name => Some(None),
             Change::NoPortals => Some(None),
@@ -90,11 +97,15 @@ impl Queue {
 
     fn look<'a, T: Clone + 'a>(
         &'a self,
+        name: &str,
         pipeline: u64,
         committed: Option<&'a T>,
         concerns: impl Fn(&'a Change) -> Option<Option<&'a T>>,
     ) -> Lookup<T> {
         for pending in self.0.iter().rev() {
+            if name.is_empty() && pending.forgets_unnamed() {
+                return Lookup::Unsettled;
+            }
             let Some(found) = pending.changes.iter().rev().flat_map(|changes| changes.iter().rev()).find_map(&concerns)
             else {
                 continue;

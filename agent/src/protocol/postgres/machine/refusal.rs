@@ -19,6 +19,8 @@ impl Machine {
         if self.quiet() && self.status == b'I' {
             self.show(error.encode());
             if simple {
+                // The server would forget them, too, over a Query that fails.
+                self.committed.forget_unnamed();
                 self.show(crate::masking::without_values(ready_for_query(b'I')));
             } else {
                 self.client = Client::Discarding;

@@ -313,7 +313,11 @@ impl Machine {
 
     fn ready(&mut self, frame: Frame, now: Instant) -> Result<(), Fault> {
         let [status @ (b'I' | b'T' | b'E')] = *frame.body() else { return Err(Fault::Malformed) };
-        match self.queue.0.pop_front() {
+        let front = self.queue.0.pop_front();
+        if front.as_ref().is_some_and(Pending::forgets_unnamed) {
+            self.committed.forget_unnamed();
+        }
+        match front {
             Some(Pending { expect: Expect::Query(mut operation), catalogue, changes, .. }) => {
                 if changes.iter().any(|changes| !changes.is_empty()) {
                     self.stamp.names += 1;

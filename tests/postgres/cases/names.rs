@@ -1,0 +1,87 @@
+//! The extended protocol, names, and the catalogue.
+
+use agent_tests::{Outcome, Postgres};
+
+use super::{client, expect, holds, lacks, masked, session};
+
+pub fn extended(server: &Postgres) -> Outcome {
+    let proxy = masked(server).start()?;
+    let rows = client(&proxy, async |client| {
+        let rows = client.query("SELECT id, ssn, born, email FROM customers WHERE id = $1", &[&1i32]).await?;
+        let row = &rows[0];
+        // tokio-postgres asks for binary: the masked date must be a date.
+        let born: Option<String> = client
+            .query_one("SELECT born::text FROM customers WHERE id = 1", &[])
+            .await
+            .map_or_else(|error| error.code().map(|code| code.code().to_owned()), |row| row.get(0));
+        Ok((row.get::<_, i32>(0), row.get::<_, String>(1), row.get::<_, Option<String>>(3), born))
+    })?;
+    let wanted = (1, "***3333".to_owned(), Some("a***@***.org".to_owned()), Some("42501".to_owned()));
+    if rows != wanted {
+        return Err(format!("{rows:?}"));
+    }
+    let prepared = client(&proxy, async |client| {
+        let statement = client.prepare("SELECT name FROM products WHERE id = $1").await?;
+        let mut names = Vec::new();
+        for id in 1..=3i32 {
+            names.push(client.query_one(&statement, &[&id]).await?.get::<_, String>(0));
+        }
+        // Pipelined: three at once.
+        let (a, b, c) = tokio::try_join!(
+            client.query_one(&statement, &[&4i32]),
+            client.query_one("SELECT 'x'::text || $1", &[&"y"]),
+            client.query_one(&statement, &[&6i32]),
+        )?;
+        names.extend([a, b, c].map(|row| row.get::<_, String>(0)));
+        let transaction = client.transaction().await?;
+        let portal = transaction.bind(&statement, &[&7i32]).await?;
+        names.push(transaction.query_portal(&portal, 1).await?[0].get(0));
+        transaction.commit().await?;
+        Ok(names.join(","))
+    })?;
+    expect(&prepared, "product 1,product 2,product 3,product 4,xy,product 6,product 7")?;
+    let log = proxy.log_text();
+    holds(&log, "\"parameters\":[\"4\"]")?;
+    lacks(&log, "111-22")
+}
+
+pub fn sql_names(server: &Postgres) -> Outcome {
+    let proxy = masked(server).start()?;
+    let script = "PREPARE p AS SELECT id, ssn FROM customers WHERE id = $1;\nEXECUTE p(2);\nBEGIN;\n\
+                  DECLARE c CURSOR FOR SELECT ssn FROM customers ORDER BY id;\nFETCH 1 FROM c;\nMOVE 1 FROM c;\nCLOSE c;\nCOMMIT;\n\
+                  DEALLOCATE p;\nEXECUTE p(1);\n";
+    let out = session(&proxy, script)?;
+    expect(&out.0, "PREPARE\n2|***6666\nBEGIN\nDECLARE CURSOR\n***3333\nMOVE 1\nCLOSE CURSOR\nCOMMIT\nDEALLOCATE\n")?;
+    holds(&out.1, "ERROR")
+}
+
+pub fn made_in_transaction(server: &Postgres) -> Outcome {
+    let proxy = masked(server).start()?;
+    let script = "BEGIN;\nCREATE TEMP TABLE t (a int);\nINSERT INTO t VALUES (5);\nSELECT a FROM t;\nROLLBACK;\nSELECT a FROM t;\n\
+                  CREATE TABLE made (a int);\nSELECT count(*) FROM made;\nDROP TABLE made;\n";
+    let out = session(&proxy, script)?;
+    expect(&out.0, "BEGIN\nCREATE TABLE\nINSERT 0 1\n5\nROLLBACK\nCREATE TABLE\n0\nDROP TABLE\n")?;
+    // By others: the session sees what was made after it began.
+    client(&proxy, async |client| {
+        client.simple_query("SELECT 1").await?;
+        server.sql("shop", "CREATE TABLE later (a int); GRANT SELECT ON later TO app").expect("made");
+        let answer = client.simple_query("SELECT count(*) FROM later").await;
+        server.sql("shop", "DROP TABLE later").expect("dropped");
+        answer
+    })
+    .map(drop)
+}
+
+pub fn outlive(server: &Postgres) -> Outcome {
+    let proxy = masked(server).start()?;
+    let script = "PREPARE p AS SELECT name FROM products WHERE id = 1;\nCREATE TABLE made2 (a int);\nEXECUTE p;\nDROP TABLE made2;\nEXECUTE p;\n";
+    let out = session(&proxy, script)?;
+    expect(&out.0, "PREPARE\nCREATE TABLE\nproduct 1\nDROP TABLE\nproduct 1\n")?;
+    client(&proxy, async |client| {
+        let statement = client.prepare("SELECT ssn FROM customers WHERE id = 1").await?;
+        client.batch_execute("CREATE TABLE made3 (a int)").await?;
+        client.batch_execute("DROP TABLE made3").await?;
+        client.query_one(&statement, &[]).await.map(|row| row.get::<_, String>(0))
+    })
+    .and_then(|ssn| expect(&ssn, "***3333"))
+}

@@ -37,10 +37,10 @@ fn main() -> ExitCode {
         let proxy = world.agent.proxy().ok_or("there is no proxy")?;
         // Warm-up: everything once, so that caches and allocator pools have their size.
         let (before, after) = (inputs::before_ready(), inputs::after_ready());
-        for input in before.iter().step_by(5) {
+        for input in &before {
             world.send_before(&input.bytes)?;
         }
-        for input in after.iter().step_by(5) {
+        for input in &after {
             world.send_after(&input.bytes)?;
         }
         world.settle(proxy)?;
@@ -113,7 +113,7 @@ impl World {
             match socket.read(&mut buffer) {
                 Ok(0) => return Err(format!("closed before ReadyForQuery: {}", String::from_utf8_lossy(&seen))),
                 Ok(read) => seen.extend_from_slice(&buffer[..read]),
-                Err(error) => return Err(format!("before ReadyForQuery: {error}")),
+                Err(error) => return Err(format!("before ReadyForQuery: {error} after {:?}", String::from_utf8_lossy(&seen))),
             }
         }
         finish(socket, bytes)

@@ -77,7 +77,7 @@ pub const QUERIES: &[Query] = &[
     yes("FOR UPDATE", "BEGIN; SELECT ssn FROM people WHERE id = 1 FOR UPDATE; ROLLBACK"),
     yes("the server's error in a statement on it", "SELECT ssn, 1 / (level - level) FROM people"),
     yes("a column that does not exist", "SELECT ssm FROM people"),
-    yes("a syntax error after it", "SELECT ssn FROM people WHERE"),
+    no("a syntax error after it", "SELECT ssn FROM people WHERE"),
     yes("a primary key's error", "INSERT INTO people (id, name, ssn) VALUES (1, 'again', '5')"),
     yes("a NOT NULL error", "INSERT INTO people (id, ssn) VALUES (60, 'x')"),
     yes("a foreign key's error", "INSERT INTO orders (id, person) VALUES (99, 12345)"),

@@ -143,6 +143,8 @@ pub struct Machine {
     from_server: BytesMut,
     /// A message that was read and must wait for the server.
     waiting: Option<Frame>,
+    /// The client has closed its sending side.
+    ended: bool,
     /// Nothing has happened since `waiting` was found to have to wait.
     stalled: bool,
     steps: VecDeque<Step>,
@@ -177,6 +179,7 @@ impl Machine {
             from_client: BytesMut::new(),
             from_server: BytesMut::new(),
             waiting: None,
+            ended: false,
             stalled: false,
             steps: VecDeque::new(),
             queue: Queue::default(),
@@ -206,7 +209,13 @@ impl Machine {
     /// Whether more of the client can be used. While it cannot, its bytes stay in its socket.
     #[must_use]
     pub fn wants_client(&self) -> bool {
-        self.waiting.is_none() && matches!(self.client, Client::Reading | Client::Discarding)
+        self.waiting.is_none() && !self.ended && matches!(self.client, Client::Reading | Client::Discarding)
+    }
+
+    /// The client sends nothing more. What it has sent is still carried out and answered, as the server would; a message
+    /// that is not whole never will be.
+    pub fn client_ended(&mut self) {
+        self.ended = true;
     }
 
     /// Whether a transaction is open. A snapshot that is read within it may hold what will be rolled back, and must not be

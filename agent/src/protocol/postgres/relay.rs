@@ -74,6 +74,7 @@ pub async fn relay(mut session: Session, mut client: Client) {
         let listen = session.machine.wants_client();
         if let Err(gone) = exchange(&mut client, &mut session.server, listen).await {
             match gone {
+                Gone::ClientEnded => session.machine.client_ended(),
                 Gone::Client => {
                     session.server.send(&session.admission.housekeeping(write_bare(client::TERMINATE)));
                     break "the client is gone".to_owned();

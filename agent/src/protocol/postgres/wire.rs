@@ -210,6 +210,8 @@ impl Server {
 /// What ended the exchange.
 #[derive(Debug)]
 pub enum Gone {
+    /// The client sends nothing more, but may still read.
+    ClientEnded,
     /// The client.
     Client,
     /// The server.
@@ -239,7 +241,8 @@ pub async fn exchange(client: &mut Client, server: &mut Server, listen: bool) ->
         }
         if listen && to_server < OUTSTANDING {
             match client.0.poll_read(context) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Gone::Client)),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::ClientEnded)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Gone::Client)),
                 Poll::Ready(Ok(_)) => moved = true,
                 Poll::Pending => {}
             }

@@ -37,6 +37,12 @@ impl Machine {
             Some(frame) => frame,
             None => match frame::take(&mut self.from_client, frame::client_limit) {
                 Ok(Some(frame)) => frame,
+                Ok(None) if self.ended => {
+                    self.ended = false;
+                    self.from_client.clear();
+                    self.from_client.extend_from_slice(&message::write_bare(from_client::TERMINATE));
+                    return true;
+                }
                 Ok(None) => return false,
                 Err(fault) => {
                     self.broken(&fault.to_string());
@@ -71,6 +77,10 @@ impl Machine {
 
     fn client_message(&mut self, frame: Frame, now: Instant) -> Result<Outcome, frame::Malformed> {
         if frame.kind == from_client::TERMINATE {
+            // The server reads it only once it has answered what came before.
+            if self.queue.owes_ready() {
+                return Ok(Outcome::Wait(frame));
+            }
             self.housekeeping(frame.bytes);
             self.close(Close::Terminated);
             return Ok(Outcome::Done);

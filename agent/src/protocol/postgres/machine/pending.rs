@@ -74,6 +74,16 @@ impl Pending {
 pub struct Queue(pub VecDeque<Pending>);
 
 impl Queue {
+    /// Whether the server is bound to come to a `ReadyForQuery` by itself.
+    pub fn owes_ready(&self) -> bool {
+        self.0.iter().any(|pending| {
+            matches!(
+                pending.expect,
+                Expect::Query(_) | Expect::Sync | Expect::Refused { simple: true, .. } | Expect::Anything
+            )
+        })
+    }
+
     /// What a statement's name stands for, for a message of `pipeline`: its latest change in that pipeline, since it runs
     /// only if that one has succeeded; else the committed one, unless an earlier pipeline may still change it.
     pub fn statement(&self, name: &str, pipeline: u64, committed: &Committed) -> Lookup<Arc<Prepared>> {

@@ -11,10 +11,9 @@ use std::{
 };
 
 use agent::{
-    control::{self, Access, Daemon, Peer, Policies, Status, TargetStatus, Whoami},
+    control::{self, Access, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
     masking::without_values,
     model::{Executable, Flow, Mode, Principal, Process, Request, Resource},
-    protocol::Boxed,
     recording::{Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
 };
 use agent_tests::{Outcome, TempDir};
@@ -241,8 +240,8 @@ impl Daemon for Fixed {
         Ok(Policies { count: 4, epoch: 3 })
     }
 
-    fn whoami<'a>(&'a self, peer: Peer) -> Boxed<'a, Whoami> {
-        Box::pin(async move { peer.whoami() })
+    fn sessions_of(&self, _: Peer) -> Vec<OpenSession> {
+        Vec::new()
     }
 
     fn log(&self) -> &Arc<Log> {

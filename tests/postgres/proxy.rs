@@ -15,10 +15,10 @@ use std::{
 use agent::{
     config::{self, ColumnRule, CredentialSource, Durability, Serve, TlsMode, UpstreamTls},
     gate::Services,
-    model::{
+    model::{Boxed, 
         Action, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject, Verdict,
     },
-    protocol::{Boxed, Connection, Host, HostError, Login, ca::Authority, protocol},
+    protocol::{Connection, Host, HostError, Login, ca::Authority, protocol},
     recording::{Append, AppendError, Event},
 };
 use agent_tests::{Outcome, Postgres, TempDir};

@@ -218,6 +218,7 @@ impl Session {
 fn describe(close: &Close) -> String {
     match close {
         Close::Terminated => "the client ended the session".into(),
+        Close::Left => "the client is gone".into(),
         Close::Client(what) | Close::Agent(what) => (*what).into(),
         Close::Server(what) => format!("the target cannot be followed: {what}"),
         Close::Ended(code) => format!("the target ended the session (SQLSTATE {code})"),

@@ -15,8 +15,9 @@ use std::{
 use agent::{
     config::{self, ColumnRule, CredentialSource, Durability, Serve, TlsMode, UpstreamTls},
     gate::Services,
-    model::{Boxed, 
-        Action, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject, Verdict,
+    model::{
+        Action, Boxed, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject,
+        Verdict,
     },
     protocol::{Connection, Host, HostError, Login, ca::Authority, protocol},
     recording::{Append, AppendError, Event},

@@ -116,6 +116,7 @@ pub fn fill(log: &dyn Append) -> Outcome {
     add(&Event::ConnectionRefused {
         target: Some("orders".into()),
         principal: Some(Arc::new(principal("games", 5, "/usr/bin/nc.openbsd", &[]))),
+        flow: None,
         reason: "no policy permits connect here".into(),
         rule: None,
     })

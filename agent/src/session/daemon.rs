@@ -220,14 +220,23 @@ struct Running {
 
 impl Daemon for Running {
     fn status(&self) -> Status {
-        let counters = self.handle.block_on(self.proxy.warden.counters());
+        let warden = &self.proxy.warden;
+        let kernel =
+            self.handle.block_on(async { Ok::<_, AskError>((warden.counters().await?, warden.missing().await?)) });
+        let (counters, kernel) = match kernel {
+            Ok((counters, missing)) => (
+                counters,
+                missing.iter().map(|program| format!("the kernel program {program} is not in force")).collect(),
+            ),
+            Err(error) => (BTreeMap::new(), vec![format!("the warden does not answer: {error}")]),
+        };
         let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
         let log = control::LogReport::from(self.proxy.log.status());
         let problems = targets
             .iter()
             .flat_map(|target| target.problems.iter().map(|problem| format!("{}: {problem}", target.name)))
             .chain(log.problems.iter().cloned())
-            .chain(counters.as_ref().err().map(|error| format!("the warden does not answer: {error}")));
+            .chain(kernel);
         let problems: Vec<String> = problems.collect();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -238,7 +247,7 @@ impl Daemon for Running {
                 false => format!("degraded: {}", problems.join("; ")),
             },
             targets,
-            counters: counters.unwrap_or_default(),
+            counters,
             policies: self.policies(),
             log,
         }

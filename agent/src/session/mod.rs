@@ -22,7 +22,7 @@ use crate::{
     protocol::{self, Connection, Host, HostError, Login, ca::Authority},
     recording::{self, Append, Event, Log},
     target::{Protect, Targets},
-    warden::Warden,
+    warden::{Unidentified, Warden},
 };
 
 /// Bytes read from a file that the configuration names. Certificates and passwords are far smaller.
@@ -71,7 +71,12 @@ impl Proxy {
         // equal readings of its entry.
         let (flow, process) = match self.warden.identify(client.as_fd()).await {
             Ok(identified) => identified,
-            Err(unidentified) => return self.refuse(&client, None, None, &Denial::closed(unidentified.to_string())),
+            Err(Unidentified { flow, reason }) => {
+                let denial = Denial::closed(reason.to_string());
+                let Some(flow) = flow else { return self.refuse(&client, None, Who::Nobody, &denial) };
+                let target = self.targets.find(&flow).ok();
+                return self.refuse(&client, target.as_deref(), Who::Noted(flow), &denial);
+            }
         };
 
         // On whose behalf? The configuration assigns roles by those facts.
@@ -80,11 +85,11 @@ impl Proxy {
         // Where to? The original destination decides, not what the client says later.
         let target = match self.targets.find(&principal.flow) {
             Ok(target) => target,
-            Err(denial) => return self.refuse(&client, None, Some(&principal), &denial),
+            Err(denial) => return self.refuse(&client, None, Who::Proven(principal), &denial),
         };
         let Some(serve) = protocol::protocol(&target.protocol) else {
             let denial = Denial::closed(format!("this version does not speak {}", target.protocol));
-            return self.refuse(&client, Some(&target.name), Some(&principal), &denial);
+            return self.refuse(&client, Some(&target), Who::Proven(principal), &denial);
         };
 
         // From here on the protocol tells the story; see `protocol/postgres/mod.rs`.
@@ -132,11 +137,18 @@ impl Proxy {
     }
 
     /// Resets a connection that never became a session, and says why in the log.
-    fn refuse(&self, client: &TcpStream, target: Option<&str>, principal: Option<&Arc<Principal>>, denial: &Denial) {
-        tracing::info!(target = target.unwrap_or("?"), reason = denial.reason, "connection refused");
+    fn refuse(&self, client: &TcpStream, target: Option<&config::Target>, who: Who, denial: &Denial) {
+        let target = target.map(|target| target.name.clone());
+        tracing::info!(target = target.as_deref().unwrap_or("?"), reason = denial.reason, "connection refused");
+        let (principal, flow) = match who {
+            Who::Nobody => (None, None),
+            Who::Noted(flow) => (None, Some(flow)),
+            Who::Proven(principal) => (Some(principal), None),
+        };
         let event = Event::ConnectionRefused {
-            target: target.map(str::to_owned),
-            principal: principal.cloned(),
+            target,
+            principal,
+            flow,
             reason: denial.reason.clone(),
             rule: denial.rule.clone(),
         };
@@ -149,6 +161,16 @@ impl Proxy {
             tracing::debug!(%error, "cannot set linger");
         }
     }
+}
+
+/// How far it was found out who connected, when a connection is refused.
+enum Who {
+    /// The kernel noted nothing.
+    Nobody,
+    /// The kernel noted a process, which could not be proven to be still the one that connected.
+    Noted(Box<Flow>),
+    /// That very process.
+    Proven(Arc<Principal>),
 }
 
 impl Host for Proxy {

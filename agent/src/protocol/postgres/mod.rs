@@ -213,6 +213,7 @@ fn record_refusal(connection: &Connection, denial: &Denial) {
     let event = Event::ConnectionRefused {
         target: Some(connection.target.name.clone()),
         principal: Some(Arc::clone(&connection.principal)),
+        flow: None,
         reason: denial.reason.clone(),
         rule: denial.rule.clone(),
     };

@@ -95,7 +95,8 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
 }
 
 fn cancel(world: &World) -> Outcome {
-    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT count(*) FROM orders a%' AND state = 'active'";
+    let sleeping =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT count(*) FROM orders a%' AND state = 'active'";
     let joins: String = (b'b'..=b'z').map(|letter| format!(", orders {}", letter as char)).collect();
     let psql = Cmd::psql(&world.dsn("sslmode=disable"), &format!("SELECT count(*) FROM orders a{joins}"))
         .user(READER, READER)

@@ -21,7 +21,9 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
             world.psql(READER, "SELECT name, ssn FROM customers WHERE id = 1")?;
             let id = last_session(world, READER)?;
             let seen = world.agent.postern(&["sessions", "replay", &id, "--no-wait"])?;
-            ensure(seen.success() && seen.stdout.contains("***1120") && !seen.stdout.contains("078-05"), || seen.to_string())
+            ensure(seen.success() && seen.stdout.contains("***1120") && !seen.stdout.contains("078-05"), || {
+                seen.to_string()
+            })
         })
         .case("control characters of a statement do not reach the terminal", || {
             world.psql(READER, "SELECT 'a\u{1b}[31mred\u{7}' AS hostile")?;
@@ -44,7 +46,9 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
                 all.push_str(&world.agent.json(words)?.to_string());
             }
             all.push_str(&world.agent.postern(&["check"])?.to_string());
-            for file in std::fs::read_dir(world.agent.path("state/journal")).map_err(|error| error.to_string())?.flatten() {
+            for file in
+                std::fs::read_dir(world.agent.path("state/journal")).map_err(|error| error.to_string())?.flatten()
+            {
                 all.push_str(&String::from_utf8_lossy(&std::fs::read(file.path()).map_err(|error| error.to_string())?));
             }
             ensure(!all.contains(PASSWORD), || "it is".into())
@@ -120,12 +124,8 @@ fn control(world: &World) -> Outcome {
     world.agent.json(&["status"])?;
     let binary = world.agent.program()?;
     for words in [&["status"][..], &["sessions", "list"], &["audit", "verify"]] {
-        let seen = Cmd::new(&binary)
-            .args(words)
-            .arg("--config")
-            .arg(world.agent.config())
-            .user(READER, READER)
-            .run()?;
+        let seen =
+            Cmd::new(&binary).args(words).arg("--config").arg(world.agent.config()).user(READER, READER).run()?;
         ensure(!seen.success() && seen.stdout.is_empty(), || format!("{words:?}: {seen}"))?;
     }
     Ok(())

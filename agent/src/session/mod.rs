@@ -169,12 +169,13 @@ impl Host for Proxy {
             let CredentialSource::Agent(credentials) = &target.credential else {
                 return Err(HostError(format!("the agent has no login of its own for {}", target.name)));
             };
-            let chosen = credential::choose(credentials, &principal.roles).map_err(|denial| HostError(denial.reason))?;
+            let chosen =
+                credential::choose(credentials, &principal.roles).map_err(|denial| HostError(denial.reason))?;
             let password = match &chosen.password_file {
                 Some(path) => {
                     let bytes = self.read(path).await?;
-                    let secret = Secret::from_file(bytes)
-                        .map_err(|error| HostError(format!("{}: {error}", path.display())))?;
+                    let secret =
+                        Secret::from_file(bytes).map_err(|error| HostError(format!("{}: {error}", path.display())))?;
                     Some(secret.into_bytes())
                 }
                 None => None,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde::Serialize;
 
 /// Blanks between two columns of a table.
@@ -184,10 +184,12 @@ pub fn local(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
-/// The same to the minute and without its zone, where there is little room.
+/// The same where there is little room: to the minute if it is of this year, else the date.
 #[must_use]
 pub fn local_short(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+    let time = time.to_zoned(TimeZone::system());
+    let is_of_this_year = time.year() == Zoned::now().year();
+    time.strftime(if is_of_this_year { "%m-%d %H:%M" } else { "%Y-%m-%d" }).to_string()
 }
 
 /// A duration in a unit that fits.

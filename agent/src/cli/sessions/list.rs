@@ -16,7 +16,7 @@ use crate::{
 /// Columns where there is room for them.
 const HEADER: &[&str] = &["ID", "BEGAN", "LASTED", "STATE", "USER", "EXE", "ROLES", "TARGET", "OPERATIONS", "DENIED"];
 /// Columns of a narrow terminal.
-const NARROW_HEADER: &[&str] = &["ID", "BEGAN", "STATE", "USER", "EXE", "TARGET", "OPS", "DENIED"];
+const NARROW_HEADER: &[&str] = &["ID", "BEGAN", "STATE", "USER", "EXE", "TARGET", "DENIED"];
 
 /// Options.
 #[derive(Debug, Args)]
@@ -123,8 +123,7 @@ fn narrow_row(session: &Summary) -> Vec<String> {
         user(session),
         exe.unwrap_or_else(nothing),
         session.target.clone().unwrap_or_else(nothing),
-        session.operations.to_string(),
-        session.denied.to_string(),
+        format!("{} of {}", session.denied, session.operations.max(session.denied)),
     ]
 }
 

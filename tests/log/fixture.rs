@@ -11,7 +11,7 @@ use std::{
 };
 
 use agent::{
-    control::{self, Access, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
+    control::{self, Access, Daemon, OpenSession, Peer, Policies, Status, TargetStatus, Trouble},
     masking::without_values,
     model::{Executable, Flow, Mode, Principal, Process, Request, Resource},
     recording::{Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
@@ -225,6 +225,11 @@ impl Daemon for Fixed {
                 addresses: vec!["10.20.0.5:5432".into(), "10.20.0.6:5432".into()],
                 connections: 2,
                 problems: vec!["orders.db.internal does not resolve".into()],
+                last_session: Some(timestamp(EPOCH)),
+                last_trouble: Some(Trouble {
+                    time: timestamp(EPOCH + 60_000_000_000),
+                    reason: "the target cannot be reached: Connection refused (os error 111)".into(),
+                }),
             }],
             counters: agent_common::COUNTER_NAMES.iter().zip(100..).map(|((_, name), n)| ((*name).into(), n)).collect(),
             policies: Policies { count: 4, epoch: 2 },

@@ -262,6 +262,8 @@ impl Host for Stand {
     ) -> Boxed<'a, Result<(String, zeroize::Zeroizing<String>), HostError>> {
         Box::pin(async move { self.authority.issue(target).map_err(|error| HostError(error.to_string())) })
     }
+
+    fn attempted(&self, _: &str, _: Option<&str>) {}
 }
 
 fn principal(destination: SocketAddr) -> Principal {

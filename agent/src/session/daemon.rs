@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::Proxy;
+use super::{Proxy, attempts::Attempts};
 use crate::{
     config::{Address, Config},
     control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
@@ -81,6 +81,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
         authority,
         masking: MaskingKeys::open(&agent.state_dir)?,
         open: Open::default(),
+        attempts: Attempts::default(),
     });
     proxy.targets.resolve(&*proxy).await;
 
@@ -276,6 +277,7 @@ impl Running {
         });
         let mut addresses: Vec<String> = literal.map(|socket| socket.to_string()).collect();
         addresses.extend(self.proxy.targets.resolved(index).iter().map(ToString::to_string));
+        let (last_session, last_trouble) = self.proxy.attempts.of(&target.name);
         TargetStatus {
             name: target.name.clone(),
             protocol: target.protocol.clone(),
@@ -283,6 +285,8 @@ impl Running {
             addresses,
             connections: self.proxy.open.on(&target.name),
             problems: self.proxy.targets.problems(index),
+            last_session,
+            last_trouble,
         }
     }
 

@@ -3,6 +3,7 @@
 //! *Invariant:* nothing is read from a client before it is known which process it is, which target it meant, and which
 //! protocol that target speaks; whatever cannot be found out is a refusal with a record of why.
 
+mod attempts;
 pub mod daemon;
 
 use std::{os::fd::AsFd, path::Path, sync::Arc};
@@ -48,6 +49,8 @@ pub struct Proxy {
     pub masking: MaskingKeys,
     /// The sessions that are open.
     pub open: daemon::Open,
+    /// How the last attempts to begin a session ended.
+    attempts: attempts::Attempts,
 }
 
 impl Proxy {
@@ -214,6 +217,10 @@ impl Host for Proxy {
         target: &'a config::Target,
     ) -> Boxed<'a, Result<(String, Zeroizing<String>), HostError>> {
         Box::pin(async move { self.authority.issue(target).map_err(|error| HostError(error.to_string())) })
+    }
+
+    fn attempted(&self, target: &str, trouble: Option<&str>) {
+        self.attempts.note(target, trouble);
     }
 }
 

@@ -161,7 +161,7 @@ pub(super) fn state_directory(path: &Path, user: AgentUser) -> Result<(), HostEr
 
 /// Makes a directory with this very owner and mode, whoever made it.
 fn directory(path: &Path, owner: Uid, group: Gid, mode: u32) -> Result<(), HostError> {
-    let failed = |error: io::Error| HostError::Path(path.into(), error);
+    let failed = |error: io::Error| HostError::Directory(path.into(), error);
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
     }
@@ -184,6 +184,9 @@ pub enum HostError {
     /// Something about a path.
     #[error("{0}: {1}")]
     Path(PathBuf, #[source] io::Error),
+    /// A directory of the agent's own.
+    #[error("the directory {0} of [agent] cannot be made, or not given its owner and mode: {1}")]
+    Directory(PathBuf, #[source] io::Error),
     /// No cgroup v2 hierarchy.
     #[error("no cgroup v2 hierarchy is mounted; Postern needs one, beside v1 if need be")]
     NoCgroup,

@@ -142,6 +142,7 @@ impl Session {
             // What the policies say goes before what we cannot prove.
             Ask::Decide(Some(unproven)) | Ask::Foresee(Some(unproven)) => self.object(&held, unproven),
         };
+        let verdict = verdict.map_err(|denial| explained(denial, &held));
         let epoch = self.gate.epoch();
         self.machine.decided(held, verdict, epoch, Instant::now());
     }
@@ -212,6 +213,19 @@ impl Session {
         if let Err(denial) = self.gate.record(&event) {
             tracing::error!(session = %self.gate.subject().session, %denial, "the end of a session is not in the log");
         }
+    }
+}
+
+/// Says to the client what `sql:opaque` is: most often the denial of it is a mistyped statement.
+fn explained(denial: Denial, held: &crate::gate::Held) -> Denial {
+    let is_opaque = held.action().requests.iter().any(|request| request.action == "sql:opaque");
+    match &denial.hint {
+        Some(hint) if is_opaque => {
+            let hint =
+                format!("{hint} That is what could not be understood: a syntax error, or SQL unknown to Postern.");
+            denial.with_hint(hint)
+        }
+        _ => denial,
     }
 }
 

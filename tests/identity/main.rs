@@ -44,12 +44,13 @@ fn main() -> ExitCode {
     root_main("identity", || {
         enter_own_namespace(&DESTINATIONS)?;
         let world = World::start()?;
-        let claims = world.connect_all()?;
+        let (claims, open) = world.connect_all()?;
         let records = world.records()?;
         let (start, nonces) = log(&records)?;
         Ok(suite("identity")
-            .case(format!("{} concurrent connections succeed", PROCESSES * CONNECTIONS), || {
-                expect(claims.len() == PROCESSES * CONNECTIONS, || format!("{} claims", claims.len()))
+            .case(format!("{} connections are open at once", PROCESSES * CONNECTIONS), || {
+                let all = PROCESSES * CONNECTIONS;
+                expect(claims.len() == all && open == all as u64, || format!("{} claims, {open} open", claims.len()))
             })
             .case("every nonce is in the log exactly once", || {
                 let missing = claims.keys().filter(|nonce| !nonces.contains_key(*nonce)).count();
@@ -134,8 +135,9 @@ impl World {
         Ok(Self { agent, server, programs, _dir: dir })
     }
 
-    /// Starts all clients, lets them go at once, and collects what they wrote down.
-    fn connect_all(&self) -> Outcome<BTreeMap<String, Claim>> {
+    /// Starts all clients, lets them go at once, and collects what they wrote down, and how many sessions the agent has open when
+    /// all of them have.
+    fn connect_all(&self) -> Outcome<(BTreeMap<String, Claim>, u64)> {
         let mut running = Vec::new();
         for n in 0..PROCESSES {
             let command = Cmd::new(&self.programs[n % PROGRAMS])
@@ -151,10 +153,13 @@ impl World {
             client.send("go")?;
         }
         let mut claims = BTreeMap::new();
-        for client in running {
-            let finished = client.finish(Duration::from_secs(180))?;
-            expect(finished.success(), || finished.to_string())?;
-            for line in finished.stdout.lines() {
+        for client in &mut running {
+            loop {
+                let line = match client.line(Duration::from_secs(180)) {
+                    Ok(line) if line == "open" => break,
+                    Ok(line) => line,
+                    Err(error) => return Err(format!("{error}; {}", self.agent.log())),
+                };
                 let words: Vec<&str> = line.split('\t').collect();
                 let [nonce, pid, uid, exe, destination] = words[..] else {
                     return Err(format!("a client wrote {line:?}"));
@@ -165,7 +170,12 @@ impl World {
                 claims.insert(nonce.to_owned(), claim);
             }
         }
-        Ok(claims)
+        let open = self.agent.json(&["status"])?["targets"][0]["connections"].as_u64().unwrap_or_default();
+        for client in running {
+            let finished = client.finish(Duration::from_secs(60))?;
+            expect(finished.success(), || finished.to_string())?;
+        }
+        Ok((claims, open))
     }
 
     /// The events of all sessions.

@@ -312,9 +312,14 @@ impl Agent {
         self.await_ready()
     }
 
-    /// Kills warden and proxy with SIGKILL. The pins stay.
+    /// Kills warden and proxy with SIGKILL, and waits until both have gone. The pins stay.
     pub fn kill9(&mut self) {
+        let proxy = self.proxy().and_then(|pid| Some((pid, proc::start_ticks(pid)?)));
         self.process = None;
+        if let Some((pid, start)) = proxy {
+            // Nobody survives SIGKILL; it may take a moment on a busy host.
+            let _ = wait_until("the proxy has gone", PATIENCE, || proc::start_ticks(pid) != Some(start));
+        }
     }
 
     /// Ends it in order with SIGTERM. The pins stay.

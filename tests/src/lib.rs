@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod certs;
 pub mod command;
+pub mod control;
 pub mod dir;
 pub mod net;
 pub mod postgres;
@@ -18,6 +19,7 @@ pub mod users;
 pub use agent::{Agent, AgentBuilder, Target};
 pub use certs::Authority;
 pub use command::{Cmd, Finished, Running};
+pub use control::Control;
 pub use dir::TempDir;
 pub use net::{Netns, free_port};
 pub use postgres::{Auth, Postgres, PostgresBuilder};

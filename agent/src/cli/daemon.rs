@@ -1,7 +1,10 @@
 //! `postern run`, `postern warden`, `postern proxy`: the agent itself.
 
 use clap::Args;
-use nix::sys::signal::SigSet;
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    signal::SigSet,
+};
 use tokio::runtime::Runtime;
 
 use super::{Failure, Global, logging};
@@ -44,6 +47,12 @@ pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     logging::start(options.log_format)?;
     // A warden that starts this process has signals blocked, which it inherits, and by which it is to be ended.
     SigSet::all().thread_unblock().map_err(|error| Failure::wrong(format!("signals cannot be taken: {error}")))?;
+    // Two descriptors for each session; the limit that an interactive shell sets is for programs that cannot have many.
+    if let Err(error) =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most))
+    {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     // The warden has looked at the files, some of which this process may not read.
     let config = load(global, Files::Skip)?;
     let runtime = Runtime::new().map_err(|error| Failure::wrong(format!("the proxy cannot start: {error}")))?;

@@ -13,7 +13,7 @@ use super::{
     answer::{Answer, Operation},
     client::Outcome,
     from_client, message,
-    names::{Bound, Change, NAME_LENGTH, Portal, Prepared, Source, Understood},
+    names::{Bound, Change, NAME_LENGTH, NAMES, Portal, Prepared, Source, Understood},
 };
 use crate::{
     gate::{Held, Released},
@@ -88,6 +88,11 @@ impl Machine {
         }
         if odd {
             return Some(Denial::closed("the name of a prepared statement or cursor is too long"));
+        }
+        let defines = |part: &sql::Part| matches!(part.effect, Effect::Prepare { .. } | Effect::Declare { .. });
+        if statement.parts.iter().any(defines) && !self.queue.count(&self.committed).has_room() {
+            let reason = format!("a session has at most {NAMES} prepared statements here, and as many portals");
+            return Some(Denial::closed(reason).with_hint("Close or deallocate some."));
         }
         // In a failed transaction the catalogue cannot be read; one ROLLBACK may be followed by anything.
         (self.stale && statement.parts.len() > 1)

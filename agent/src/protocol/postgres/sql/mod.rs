@@ -92,6 +92,12 @@ pub use settings::setting;
 /// Longer texts are not parsed: a tree takes some hundred times the memory of its text, and seconds to walk.
 const LONGEST_PARSED: usize = 256 << 10;
 
+/// Characters of the parser's complaint that are passed on: it quotes what is left of a text where a quote is not closed.
+const LONGEST_COMPLAINT: usize = 200;
+
+/// Prepared statements and cursors that one text may define: each keeps the text for the log.
+const MOST_DEFINED: usize = 100;
+
 /// What a text (one Query message, or the text of one Parse message) is understood to be.
 #[derive(Clone, Debug)]
 pub struct Statement {
@@ -203,10 +209,16 @@ pub fn classify(
     let mut local = Local::default();
     let mut clear = true;
     let mut changed = false;
+    let mut defined = 0;
     for statement in &parsed.stmts {
         findings.statements += 1;
         let mut walker = Walker::new(reading, catalogue, masking, names, &local);
-        let effect = walker.outermost(statement.stmt.as_deref());
+        let mut effect = walker.outermost(statement.stmt.as_deref());
+        defined += usize::from(matches!(effect, Effect::Prepare { .. } | Effect::Declare { .. }));
+        if defined > MOST_DEFINED {
+            walker.opaque("a text that defines very many names at once");
+            effect = Effect::None;
+        }
         let (part, values_clear) = walker.finish(effect, changed, &mut findings);
         clear &= values_clear;
         changed |= matches!(part.effect, Effect::ChangesCatalogue | Effect::Discard);

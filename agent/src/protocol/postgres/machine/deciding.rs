@@ -38,6 +38,19 @@ impl Deciding {
     pub(super) fn simple(&self) -> bool {
         matches!(self, Self::Query { .. } | Self::Call)
     }
+
+    /// A denial of it, with what was wrong with a text that could not be read: that is a slip more often than an attack.
+    pub(super) fn explain(&self, denial: Denial) -> Denial {
+        let statement = match self {
+            Self::Query { understood } => understood.as_ref().map(|understood| Arc::clone(&understood.statement)),
+            Self::Parse { prepared, .. } => Some(prepared.understood().statement),
+            Self::Bind { .. } | Self::Call => None,
+        };
+        match statement.as_ref().and_then(|statement| statement.unread.as_ref()) {
+            Some(unread) => denial.with_hint(format!("The statement could not be read: {unread}.")),
+            None => denial,
+        }
+    }
 }
 
 /// An `Execute` whose recheck is outstanding.

@@ -113,6 +113,7 @@ impl Machine {
             parts: vec![part],
             unknown_names: false,
             looks_up_names: false,
+            unread: None,
         };
         Understood { statement: Arc::new(statement), text: "".into(), stamp: self.stamp }
     }

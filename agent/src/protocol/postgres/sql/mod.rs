@@ -114,6 +114,8 @@ pub struct Statement {
     pub unknown_names: bool,
     /// Whether its meaning depends on the session's names.
     pub looks_up_names: bool,
+    /// Why it could not be read, if it could not: for the client, since the parser quotes the text.
+    pub unread: Option<String>,
 }
 
 /// One statement within a text.
@@ -203,7 +205,10 @@ pub fn classify(
     masking: &Masking,
     names: &dyn Names,
 ) -> Statement {
-    let Some(parsed) = parse(text) else { return unparsed(text, reading, masking) };
+    let parsed = match parse(text) {
+        Ok(parsed) => parsed,
+        Err(unread) => return unparsed(text, unread, reading, masking),
+    };
     let mut findings = Findings::default();
     let mut parts = Vec::with_capacity(parsed.stmts.len());
     let mut local = Local::default();
@@ -241,25 +246,32 @@ pub fn classify(
         parts,
         unknown_names: findings.unknown_names,
         looks_up_names: findings.looks_up_names,
+        unread: None,
         action: findings.into_action(),
     }
 }
 
-/// The tree of a text, unless it is too long, does not parse, or is nested too deeply to be decoded.
+/// The tree of a text, unless it is too long, does not parse, or is nested too deeply to be decoded; then why.
 ///
 /// The decoder stops at 100 levels of its encoding: some 50 chained operators or calls, 46 joins, 94 set operations, 16
 /// scalar subqueries in each other. AND, OR, lists and rows do not nest.
-fn parse(text: &str) -> Option<protobuf::ParseResult> {
+fn parse(text: &str) -> Result<protobuf::ParseResult, String> {
     if text.len() > LONGEST_PARSED {
-        return None;
+        return Err(format!("it is longer than {} KiB", LONGEST_PARSED >> 10));
     }
     // The parser is C code in a wrapper with assertions of its own: should one fail, the text is one that does not
     // parse.
-    panic::catch_unwind(|| pg_query::parse(text, 0).ok()).ok().flatten().map(|result| result.protobuf)
+    match panic::catch_unwind(|| pg_query::parse(text, 0)) {
+        Ok(Ok(result)) => Ok(result.protobuf),
+        Ok(Err(pg_query::Error::Parse(message))) => {
+            Err(format!("it does not parse: {}", message.chars().take(LONGEST_COMPLAINT).collect::<String>()))
+        }
+        Ok(Err(_)) | Err(_) => Err("it is nested too deeply".into()),
+    }
 }
 
 /// What is to be said of a text that could not be read: nothing is known, so everything is asked for.
-fn unparsed(text: &str, reading: &Reading, masking: &Masking) -> Statement {
+fn unparsed(text: &str, unread: String, reading: &Reading, masking: &Masking) -> Statement {
     let mut proof = Proof::new(masking);
     proof.obscure("the statement could not be parsed".into());
     let findings = Findings {
@@ -275,5 +287,6 @@ fn unparsed(text: &str, reading: &Reading, masking: &Masking) -> Statement {
         parts: vec![Part { answer: proof.answer(), effect: Effect::ChangesCatalogue }],
         unknown_names: false,
         looks_up_names: false,
+        unread: Some(unread),
     }
 }

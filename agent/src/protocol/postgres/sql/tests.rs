@@ -230,6 +230,15 @@ fn texts_that_do_not_parse_are_not_shown() {
 }
 
 #[test]
+fn why_a_text_could_not_be_read_is_told() {
+    let unread = |text: &str| plain(text).unread.unwrap_or_default();
+    assert_eq!(unread("SELEKT 1"), "it does not parse: syntax error at or near \"SELEKT\"");
+    assert_eq!(unread("SELECT 1"), "");
+    assert!(unread(&format!("SELECT '{}", "x".repeat(5000))).len() < 300);
+    assert_eq!(unread(&format!("SELECT {}1", "1+".repeat(200))), "it is nested too deeply");
+}
+
+#[test]
 fn passwords_are_not_shown() {
     for text in [
         "CREATE ROLE a PASSWORD 'secret'",

@@ -57,6 +57,7 @@ mod expressions;
 mod from;
 mod functions;
 mod json;
+mod keys;
 mod names;
 mod objects;
 mod proof;

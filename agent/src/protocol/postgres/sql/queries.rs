@@ -1,20 +1,20 @@
 //! SELECT, INSERT, UPDATE, DELETE and MERGE, at any depth.
 
-use std::collections::HashMap;
-
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
         CmdType, CommonTableExpr, CteCycleClause, DeleteStmt, IndexElem, InferClause, InsertStmt, IntoClause,
-        LockingClause, MergeStmt, MergeWhenClause, OnConflictAction, OnConflictClause, RangeVar, ResTarget,
-        ReturningClause, SelectStmt, SetOperation, UpdateStmt, WithClause,
+        LockingClause, MergeStmt, MergeWhenClause, OnConflictAction, OnConflictClause, RangeVar, ReturningClause,
+        SelectStmt, SetOperation, UpdateStmt, WithClause,
     },
 };
 
 use super::{
-    names::{Candidate, schema_of, text},
+    keys::Rows,
+    names::{Candidate, schema_of},
     requests,
     restricts::restricts,
+    ties::{Change, Columns},
     walk::{Place, Walker, Written},
 };
 
@@ -79,13 +79,13 @@ impl<'a> Walker<'a> {
         let place = if outermost && into_clause.is_none() { Place::Output } else { Place::Inside };
         self.outputs(target_list, place);
         self.ordered_by_outputs(target_list, &[sort_clause, group_clause, distinct_clause]);
-        self.each(distinct_clause);
+        self.keys(distinct_clause, target_list, Rows::Whole);
         self.maybe(where_clause.as_deref());
-        self.each(group_clause);
+        self.keys(group_clause, target_list, Rows::Apart);
         self.maybe(having_clause.as_deref());
         self.each(window_clause);
         self.each(values_lists);
-        self.each(sort_clause);
+        self.keys(sort_clause, target_list, Rows::Whole);
         self.maybe(limit_offset.as_deref());
         self.maybe(limit_count.as_deref());
         if let Some(into) = into_clause {
@@ -103,57 +103,6 @@ impl<'a> Walker<'a> {
                 _ => self.opaque("an output column"),
             }
         }
-    }
-
-    /// Keys that name an output by alias or position, and DISTINCT, compare values of the output.
-    fn ordered_by_outputs(&mut self, targets: &[Node], [sort, group, distinct]: &[&[Node]; 3]) {
-        let mut aliases = HashMap::new();
-        let mut first = None;
-        for target in targets {
-            if let Some(NodeEnum::ResTarget(target)) = &target.node
-                && let Some(column) = self.hidden_output(target)
-            {
-                aliases.insert(target.name.as_str(), column);
-                first.get_or_insert(column);
-            }
-        }
-        let Some(column) = first else { return };
-        if !distinct.is_empty() {
-            return self.proof.hidden(column, "under DISTINCT");
-        }
-        for key in sort.iter().chain(group.iter()) {
-            let key = match &key.node {
-                Some(NodeEnum::SortBy(sort)) => sort.node.as_deref(),
-                _ => Some(key),
-            };
-            match key.and_then(|key| key.node.as_ref()) {
-                Some(NodeEnum::AConst(_)) => {
-                    self.proof.hidden(column, "in a statement that sorts or groups by position");
-                }
-                Some(NodeEnum::ColumnRef(reference)) => {
-                    if let [alias] = reference.fields.as_slice()
-                        && let Some(column) = text(alias).and_then(|alias| aliases.get(alias))
-                    {
-                        self.proof.hidden(column, "to sort or group by");
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The hidden column that an output is, or `*` over one.
-    fn hidden_output<'n>(&self, target: &'n ResTarget) -> Option<&'n str> {
-        let Some(Node { node: Some(NodeEnum::ColumnRef(reference)) }) = target.val.as_deref() else { return None };
-        let masking = self.proof.masking();
-        let column = reference.fields.last()?;
-        let name = text(column);
-        let hides =
-            self.scopes.last().into_iter().flatten().flat_map(|item| &item.relations).any(|relation| match name {
-                Some(name) => masking.hides_column(relation.oid, name),
-                None => masking.hides_in(relation.oid),
-            });
-        hides.then(|| name.unwrap_or("*"))
     }
 
     /// FOR UPDATE and its like lock the tables of the FROM clause, those of its subqueries included.

@@ -42,9 +42,8 @@
 //!
 //! # What an answer may show
 //!
-//! `proof` says what is proven from the text. A row that cannot be inserted because a unique masked column already has
-//! its value still says so: the server's error code, or the count of `ON CONFLICT DO NOTHING`, tells it to whoever may
-//! insert. The proof is as good as the snapshot. Since the server names the origin of every output column, a caller
+//! `proof` says what is proven from the text, and `ties` what a constraint would tell whose answer depends on a masked
+//! column. The proof is as good as the snapshot. Since the server names the origin of every output column, a caller
 //! should mask by [`Masking::cover`] in [`Answer::Clear`] answers as well: that can only add masking.
 
 pub mod catalogue;
@@ -67,6 +66,7 @@ mod requests;
 mod restricts;
 mod settings;
 mod text;
+mod ties;
 mod utility;
 mod walk;
 

@@ -263,6 +263,7 @@ impl<'a> Walker<'a> {
                 self.on_conflict(conflict, &candidates, written);
             }
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
+            self.changes(&candidates, &Change::Insert(Columns::inserted(statement)));
             self.end_write(written);
         }
         self.ctes.truncate(ctes);
@@ -287,6 +288,7 @@ impl<'a> Walker<'a> {
         }
         self.shadow_item("excluded", candidates, None);
         self.assignments(target_list);
+        self.changes(candidates, &Change::Update(Columns::named(target_list)));
         if let Some(clause) = where_clause {
             self.expression(clause);
         }
@@ -337,6 +339,7 @@ impl<'a> Walker<'a> {
             self.findings.unbounded |= !restricts(where_clause.as_deref());
             self.maybe(where_clause.as_deref());
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
+            self.changes(&candidates, &Change::Update(Columns::named(target_list)));
             self.end_write(written);
         }
         self.ctes.truncate(ctes);
@@ -350,6 +353,7 @@ impl<'a> Walker<'a> {
             self.findings.unbounded |= !restricts(where_clause.as_deref());
             self.maybe(where_clause.as_deref());
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
+            self.changes(&candidates, &Change::Delete);
             self.end_write(written);
         }
         self.ctes.truncate(ctes);
@@ -366,7 +370,7 @@ impl<'a> Walker<'a> {
             self.findings.unbounded |= !restricts(join_condition.as_deref());
             self.maybe(join_condition.as_deref());
             for clause in merge_when_clauses {
-                self.merge_when(clause, written);
+                self.merge_when(clause, &candidates, written);
             }
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
             self.end_write(written);
@@ -374,24 +378,24 @@ impl<'a> Walker<'a> {
         self.ctes.truncate(ctes);
     }
 
-    fn merge_when(&mut self, clause: &Node, written: usize) {
+    fn merge_when(&mut self, clause: &Node, candidates: &[Candidate<'a>], written: usize) {
         let Some(NodeEnum::MergeWhenClause(clause)) = &clause.node else { return self.opaque("a clause of MERGE") };
         let MergeWhenClause { match_kind: _, command_type, r#override: _, condition, target_list, values } = &**clause;
         let action = match CmdType::try_from(*command_type) {
-            Ok(CmdType::CmdInsert) => Some("sql:insert"),
-            Ok(CmdType::CmdUpdate) => Some("sql:update"),
-            Ok(CmdType::CmdDelete) => Some("sql:delete"),
+            Ok(CmdType::CmdInsert) => Some(("sql:insert", Change::Insert(Columns::merged(target_list, values)))),
+            Ok(CmdType::CmdUpdate) => Some(("sql:update", Change::Update(Columns::named(target_list)))),
+            Ok(CmdType::CmdDelete) => Some(("sql:delete", Change::Delete)),
             Ok(CmdType::CmdNothing) => None,
             _ => return self.opaque("a clause of MERGE"),
         };
-        for table in self.written[written].tables.clone() {
-            if let Some(action) = action {
-                self.ask(action, table);
-            }
-        }
         self.maybe(condition.as_deref());
         self.assignments(target_list);
         self.each(values);
+        let Some((action, change)) = action else { return };
+        for table in self.written[written].tables.clone() {
+            self.ask(action, table);
+        }
+        self.changes(candidates, &change);
     }
 
     /// Columns that are assigned, with their values.

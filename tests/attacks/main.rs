@@ -6,7 +6,9 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use agent_tests::{Agent, Auth, Cmd, Finished, Outcome, Postgres, Target, TempDir, suite, suite::root_main, wait_until};
+use agent_tests::{
+    Agent, Auth, Cmd, Finished, Outcome, Postgres, Target, TempDir, suite, suite::root_main, wait_until,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -41,7 +43,9 @@ fn main() -> ExitCode {
                 let seen = world.python(PERMITTED_UID, "plain", &[])?;
                 expect(seen.stdout.contains("nugget"), || seen.to_string())
             })
-            .case("the script itself, as the attacker, is refused", || world.nothing(&world.python(UID, "plain", &[])?))
+            .case("the script itself, as the attacker, is refused", || {
+                world.nothing(&world.python(UID, "plain", &[])?)
+            })
             .case("connect, then exec the permitted program, then speak", || {
                 world.held(UID, "exec", &[PSQL], "has executed another program")
             })
@@ -56,9 +60,10 @@ fn main() -> ExitCode {
             })
             .case("exec after the session was admitted: the next statement is refused", || {
                 let seen = world.python(PERMITTED_UID, "exec-later", &["/bin/sleep"])?;
-                expect(seen.stdout.contains("first nugget") && seen.stdout.contains("executed another program"), || {
-                    seen.to_string()
-                })?;
+                expect(
+                    seen.stdout.contains("first nugget") && seen.stdout.contains("executed another program"),
+                    || seen.to_string(),
+                )?;
                 expect(!seen.stdout.contains("second nugget"), || seen.to_string())
             })
             .case("end of the process after the session was admitted: a child that kept the socket is refused", || {
@@ -70,7 +75,10 @@ fn main() -> ExitCode {
             .case("a copy of the permitted program elsewhere", || {
                 let copy = world.dir.join("psql");
                 fs::copy(PSQL, &copy).map_err(|error| error.to_string())?;
-                let seen = Cmd::new(&copy).args(["-X", "-d", &world.dsn(), "-c", "SELECT secret FROM gold"]).user(UID, UID).run()?;
+                let seen = Cmd::new(&copy)
+                    .args(["-X", "-d", &world.dsn(), "-c", "SELECT secret FROM gold"])
+                    .user(UID, UID)
+                    .run()?;
                 world.nothing(&seen)
             })
             .case("argv[0] and the command's name of the permitted program", || {
@@ -79,9 +87,10 @@ fn main() -> ExitCode {
             .case("the accept queue is full: who gives up leaves nothing to the next user of the port", || {
                 world.held_queue()
             })
-            .case("the agent is killed between connect and accept: nothing is left to the next user of the port", || {
-                world.killed_between()
-            })
+            .case(
+                "the agent is killed between connect and accept: nothing is left to the next user of the port",
+                || world.killed_between(),
+            )
             .case("a source port used again at once belongs to whoever uses it", || {
                 for _ in 0..ROUNDS {
                     let seen = world.python(PERMITTED_UID, "bound", &["40404"])?;
@@ -105,7 +114,10 @@ struct World {
 impl World {
     fn start() -> Outcome<Self> {
         let server = Postgres::builder().auth(Auth::Trust).login("app", "unused").start()?;
-        server.sql("postgres", "CREATE TABLE gold (secret text); INSERT INTO gold VALUES ('nugget'); GRANT SELECT ON gold TO app")?;
+        server.sql(
+            "postgres",
+            "CREATE TABLE gold (secret text); INSERT INTO gold VALUES ('nugget'); GRANT SELECT ON gold TO app",
+        )?;
         let agent = Agent::builder()
             .target(Target::postgres("vault", server.addresses()).credential("app", None))
             .role("psql", [format!("{{ user = \"{UID}\", exe = \"{PSQL}\" }}")])
@@ -228,7 +240,8 @@ impl World {
         let listeners = listening(proxy)?;
         expect(!listeners.is_empty(), || "no listener found".into())?;
         for address in listeners {
-            let seen = self.python(PERMITTED_UID, "direct", &[&address.ip().to_string(), &address.port().to_string()])?;
+            let seen =
+                self.python(PERMITTED_UID, "direct", &[&address.ip().to_string(), &address.port().to_string()])?;
             expect(seen.stdout.contains("EPERM"), || format!("{address} from {}: {seen}", self.address()))?;
         }
         Ok(())

@@ -40,10 +40,11 @@ fn own_login() -> Outcome {
     let server = server(Auth::Scram, Ok)?;
     let agent = roles()
         .target(
-            agent_tests::Target::postgres("shop", server.addresses())
-                .observe()
-                .line("credential = \"client\"")
-                .column("*.public.customers.ssn", "pii", "last4"),
+            agent_tests::Target::postgres("shop", server.addresses()).observe().line("credential = \"client\"").column(
+                "*.public.customers.ssn",
+                "pii",
+                "last4",
+            ),
         )
         .start()?;
     let world = World { agent, server };

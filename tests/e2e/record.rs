@@ -21,7 +21,9 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
             world.psql(READER, "SELECT name, ssn FROM customers WHERE id = 1")?;
             let id = last_session(world, READER)?;
             let seen = world.agent.postern(&["sessions", "replay", &id, "--no-wait"])?;
-            ensure(seen.success() && seen.stdout.contains("***1120") && !seen.stdout.contains("078-05"), || seen.to_string())
+            ensure(seen.success() && seen.stdout.contains("***1120") && !seen.stdout.contains("078-05"), || {
+                seen.to_string()
+            })
         })
         .case("control characters of a statement do not reach the terminal", || {
             world.psql(READER, "SELECT 'a\u{1b}[31mred\u{7}' AS hostile")?;
@@ -44,7 +46,9 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
                 all.push_str(&world.agent.json(words)?.to_string());
             }
             all.push_str(&world.agent.postern(&["check"])?.to_string());
-            for file in std::fs::read_dir(world.agent.path("state/journal")).map_err(|error| error.to_string())?.flatten() {
+            for file in
+                std::fs::read_dir(world.agent.path("state/journal")).map_err(|error| error.to_string())?.flatten()
+            {
                 all.push_str(&String::from_utf8_lossy(&std::fs::read(file.path()).map_err(|error| error.to_string())?));
             }
             ensure(!all.contains(PASSWORD), || "it is".into())
@@ -100,10 +104,10 @@ fn literals(world: &World) -> Outcome {
         world.script(READER, sql)?;
         Ok::<_, String>(Value::from(world.records(READER)?).to_string())
     };
-    let log_of_clear = log("SELECT name FROM customers WHERE name = 'Ann';\n")?;
+    let log_of_clear = log("SELECT id FROM orders WHERE 'Ann' <> id::text;\n")?;
     ensure(log_of_clear.contains("'Ann'"), || format!("a clear statement lost its literal: {log_of_clear}"))?;
     let log = log("SELECT ssn /* 078-05-1120 */ FROM customers WHERE name = 'Ann';\n")?;
-    ensure(!log.contains("'Ann'") && !log.contains("078-05") && log.contains("$1"), || log.clone())
+    ensure(!log.contains("'Ann'") && !log.contains("078-05") && log.contains("name = ?"), || log.clone())
 }
 
 fn denied(world: &World) -> Outcome {
@@ -122,12 +126,8 @@ fn control(world: &World) -> Outcome {
     world.agent.json(&["status"])?;
     let binary = world.agent.program()?;
     for words in [&["status"][..], &["sessions", "list"], &["audit", "verify"]] {
-        let seen = Cmd::new(&binary)
-            .args(words)
-            .arg("--config")
-            .arg(world.agent.config())
-            .user(READER, READER)
-            .run()?;
+        let seen =
+            Cmd::new(&binary).args(words).arg("--config").arg(world.agent.config()).user(READER, READER).run()?;
         ensure(!seen.success() && seen.stdout.is_empty(), || format!("{words:?}: {seen}"))?;
     }
     Ok(())

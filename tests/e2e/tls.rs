@@ -93,7 +93,8 @@ fn upstream_verified() -> Outcome {
     let other = agent_tests::Authority::new("Somebody else")?;
     let wrong = format!("/tmp/postern-test-{}-wrong.pem", std::process::id());
     std::fs::write(&wrong, other.pem()).map_err(|error| error.to_string())?;
-    let mut world = World::with(server, |target| target.line(format!("tls = {{ mode = \"verify-full\", ca = \"{right}\" }}")))?;
+    let mut world =
+        World::with(server, |target| target.line(format!("tls = {{ mode = \"verify-full\", ca = \"{right}\" }}")))?;
     says(&world.psql(READER, QUERY)?, "***1120")?;
     let config = std::fs::read_to_string(world.agent.config()).map_err(|error| error.to_string())?;
     std::fs::write(world.agent.config(), config.replace(&right, &wrong)).map_err(|error| error.to_string())?;

@@ -57,7 +57,8 @@ fn run(port: &str, connections: &str, destinations: &[String]) -> Result<(), Str
 async fn one(host: &str, port: u16, nonce: &str) -> Result<(), String> {
     let mut config = tokio_postgres::Config::new();
     config.host(host).port(port).dbname("postgres").user("somebody");
-    let (client, connection) = config.connect(NoTls).await.map_err(|error| format!("{error}: {:?}", error.as_db_error()))?;
+    let (client, connection) =
+        config.connect(NoTls).await.map_err(|error| format!("{error}: {:?}", error.as_db_error()))?;
     let driver = tokio::spawn(connection);
     client.simple_query(&format!("SELECT '{nonce}'")).await.map_err(|error| error.to_string())?;
     drop(client);

@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use agent_tests::{Agent, Auth, Cmd, Outcome, Postgres, Target, TempDir, net::enter_own_namespace, suite, suite::root_main};
+use agent_tests::{
+    Agent, Auth, Cmd, Outcome, Postgres, Target, TempDir, net::enter_own_namespace, suite, suite::root_main,
+};
 use serde_json::Value;
 
 /// Client processes, each with a user of its own.
@@ -76,7 +78,9 @@ fn main() -> ExitCode {
             })
             .case("no flow is left over", || {
                 let counters = &world.agent.json(&["status"])?["counters"];
-                expect(counters["abandoned"] == 0 && counters["redirected"] == counters["accepted"], || counters.to_string())
+                expect(counters["abandoned"] == 0 && counters["redirected"] == counters["accepted"], || {
+                    counters.to_string()
+                })
             })
             .run())
     })
@@ -155,7 +159,8 @@ impl World {
                     return Err(format!("a client wrote {line:?}"));
                 };
                 let number = |word: &str| word.parse().map_err(|_| format!("a client wrote {line:?}"));
-                let claim = Claim { pid: number(pid)?, uid: number(uid)?, exe: exe.into(), destination: destination.into() };
+                let claim =
+                    Claim { pid: number(pid)?, uid: number(uid)?, exe: exe.into(), destination: destination.into() };
                 claims.insert(nonce.to_owned(), claim);
             }
         }

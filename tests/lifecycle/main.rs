@@ -4,7 +4,9 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use agent_tests::{Agent, Auth, Cmd, Finished, Outcome, Postgres, Running, Target, full, suite, suite::root_main, wait_until};
+use agent_tests::{
+    Agent, Auth, Cmd, Finished, Outcome, Postgres, Running, Target, full, suite, suite::root_main, wait_until,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -173,7 +175,8 @@ fn server_restart() -> Outcome {
         .policy("all.cedar", POLICY)
         .start()?;
     let dsn = format!("host=127.0.0.1 port={} dbname=postgres user=x sslmode=disable", server.port());
-    let mut psql = Cmd::new("/usr/lib/postgresql/15/bin/psql").args(["-X", "-A", "-t", "-d", &dsn]).user(UID, UID).spawn()?;
+    let mut psql =
+        Cmd::new("/usr/lib/postgresql/15/bin/psql").args(["-X", "-A", "-t", "-d", &dsn]).user(UID, UID).spawn()?;
     psql.send("SELECT 'here';")?;
     expect(psql.line(Duration::from_secs(10))? == "here", || "no answer".into())?;
     server.stop();

@@ -196,6 +196,22 @@ pub fn broken_pipe(running: &Running) -> Outcome {
     if status.success() { Ok(()) } else { Err(format!("{status}")) }
 }
 
+/// 80 columns: a session is a line that begins with its whole id, and no line is longer.
+pub fn narrow(running: &Running) -> Outcome {
+    let list = format!("{} sessions list --config {}", postern()?.display(), running.config().display());
+    let command = format!("stty cols 80 rows 24; {list}");
+    let output = Cmd::new("script").args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env("TZ", "UTC").ok()?;
+    let text = output.replace('\r', "");
+    let lines: Vec<&str> = text.lines().collect();
+    let firsts: Vec<&str> = lines.iter().filter_map(|line| line.split(' ').next()).collect();
+    let refused = refused_id(running)?;
+    let fits = lines.iter().all(|line| line.chars().count() <= 80);
+    match fits && firsts == ["ID", "s2b", "s2a", "s1", &refused] {
+        true => Ok(()),
+        false => Err(text),
+    }
+}
+
 /// 2 and 3, and what is said then.
 pub fn exit_codes(running: &Running) -> Outcome {
     let program = postern()?;
@@ -220,8 +236,15 @@ pub fn exit_codes(running: &Running) -> Outcome {
         exits(&finished, code).map_err(|what| format!("{words:?}: {what}"))?;
         said.push_str(&format!("$ postern {}\n{}\n", words.join(" "), finished.stderr));
     }
-    let said = said.replace(&*dir.path().to_string_lossy(), "DIR");
     exits(&run(running, &["audit", "verify"])?, 0)?;
+    // What only root sees must not look as if it were not there.
+    let kept = dir.dir("kept", 0o700, 0, 0).map_err(|error| error.to_string())?.to_string_lossy().into_owned();
+    for words in [&["uninstall"][..], &["audit", "verify", "--state-dir", &kept], &["run"]] {
+        let finished = Cmd::new(&program).args(words).arg("--config").arg(&stopped).user(64_123, 64_123).run()?;
+        exits(&finished, 1).map_err(|what| format!("{words:?}: {what}"))?;
+        said.push_str(&format!("(uid 64123)$ postern {}\n{}\n", words.join(" "), finished.stderr));
+    }
+    let said = said.replace(&*dir.path().to_string_lossy(), "DIR");
     let nobody = Cmd::new(&program).args(["status", "--config"]).arg(running.config()).user(64_123, 64_123).run()?;
     exits(&nobody, 1)?;
     snapshot("exit-codes.txt", &(said + &nobody.stderr))

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, ExitCode, Stdio},
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
@@ -21,7 +21,6 @@ pub const VICTIM: &str = "--append";
 /// Small, so that segments begin and are dropped all the time.
 const SEGMENT_BYTES: u64 = 64 << 10;
 const THREADS: u64 = 3;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Appends without end, and says on standard output what was acknowledged: session, operation, sequence.
 pub fn victim(dir: &Path) -> ExitCode {

@@ -11,10 +11,9 @@ use std::{
 };
 
 use agent::{
-    control::{self, Access, Daemon, Peer, Policies, Status, TargetStatus, Whoami},
+    control::{self, Access, Daemon, OpenSession, Peer, Policies, Status, TargetStatus, Trouble},
     masking::without_values,
     model::{Executable, Flow, Mode, Principal, Process, Request, Resource},
-    protocol::Boxed,
     recording::{Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
 };
 use agent_tests::{Outcome, TempDir};
@@ -117,6 +116,7 @@ pub fn fill(log: &dyn Append) -> Outcome {
     add(&Event::ConnectionRefused {
         target: Some("orders".into()),
         principal: Some(Arc::new(principal("games", 5, "/usr/bin/nc.openbsd", &[]))),
+        flow: None,
         reason: "no policy permits connect here".into(),
         rule: None,
     })
@@ -225,6 +225,11 @@ impl Daemon for Fixed {
                 addresses: vec!["10.20.0.5:5432".into(), "10.20.0.6:5432".into()],
                 connections: 2,
                 problems: vec!["orders.db.internal does not resolve".into()],
+                last_session: Some(timestamp(EPOCH)),
+                last_trouble: Some(Trouble {
+                    time: timestamp(EPOCH + 60_000_000_000),
+                    reason: "the target cannot be reached: Connection refused (os error 111)".into(),
+                }),
             }],
             counters: agent_common::COUNTER_NAMES.iter().zip(100..).map(|((_, name), n)| ((*name).into(), n)).collect(),
             policies: Policies { count: 4, epoch: 2 },
@@ -241,8 +246,8 @@ impl Daemon for Fixed {
         Ok(Policies { count: 4, epoch: 3 })
     }
 
-    fn whoami<'a>(&'a self, peer: Peer) -> Boxed<'a, Whoami> {
-        Box::pin(async move { peer.whoami() })
+    fn sessions_of(&self, _: Peer) -> Vec<OpenSession> {
+        Vec::new()
     }
 
     fn log(&self) -> &Arc<Log> {

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             .case("status, as text", || cli::text(&running, "status", &["status"], 1))
             .case("status, as JSON", || cli::json(&running, "status", &["status"], 1))
             .case("sessions list, as text", || cli::text(&running, "list", &["sessions", "list"], 0))
+            .case("sessions list, on a narrow terminal", || cli::narrow(&running))
             .case("sessions list, as JSON", || cli::json(&running, "list", &["sessions", "list"], 0))
             .case("sessions list, filtered and in pages", || cli::filters(&running))
             .case("sessions show, as text", || cli::text(&running, "show", &["sessions", "show", "s1"], 0))

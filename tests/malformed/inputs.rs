@@ -67,12 +67,21 @@ pub fn before_ready() -> Vec<Input> {
     for cut in 1..good.len() {
         all.push(input(format!("StartupMessage cut after {cut} bytes"), &good[..cut]));
     }
-    for (name, length) in [("0", 0), ("3", 3), ("7", 7), ("-1", -1), ("10001", 10_001), ("2^31-1", i32::MAX), ("-2^31", i32::MIN)] {
+    for (name, length) in
+        [("0", 0), ("3", 3), ("7", 7), ("-1", -1), ("10001", 10_001), ("2^31-1", i32::MAX), ("-2^31", i32::MIN)]
+    {
         let mut bytes = length.to_be_bytes().to_vec();
         bytes.extend_from_slice(&good[4..]);
         all.push(input(format!("StartupMessage of length {name}"), bytes));
     }
-    for (name, code) in [("2.0", 131_072), ("4.0", 262_144), ("0", 0), ("-1", -1), ("3.9999", V3 + 9_999), ("1234.5680", 80_877_104 + 1)] {
+    for (name, code) in [
+        ("2.0", 131_072),
+        ("4.0", 262_144),
+        ("0", 0),
+        ("-1", -1),
+        ("3.9999", V3 + 9_999),
+        ("1234.5680", 80_877_104 + 1),
+    ] {
         all.push(input(format!("protocol version {name}"), packet(code, b"user\0x\0\0")));
     }
     for (name, body) in [
@@ -95,13 +104,22 @@ pub fn before_ready() -> Vec<Input> {
         all.push(input(format!("StartupMessage with {name}"), packet(V3, body)));
     }
     let many: Vec<u8> = (0..400).flat_map(|n| format!("_pq_.option{n}\0value\0").into_bytes()).collect();
-    all.push(input("StartupMessage with 400 protocol options", packet(V3, &[b"user\0x\0".as_slice(), &many, b"\0"].concat())));
-    all.push(input("StartupMessage with a value of 9,900 bytes", packet(V3, &[b"user\0".as_slice(), &[b'u'; 9_900], b"\0\0"].concat())));
+    all.push(input(
+        "StartupMessage with 400 protocol options",
+        packet(V3, &[b"user\0x\0".as_slice(), &many, b"\0"].concat()),
+    ));
+    all.push(input(
+        "StartupMessage with a value of 9,900 bytes",
+        packet(V3, &[b"user\0".as_slice(), &[b'u'; 9_900], b"\0\0"].concat()),
+    ));
     all.push(input("SSLRequest twice", [packet(SSL, b""), packet(SSL, b"")].concat()));
     all.push(input("SSLRequest with a body", packet(SSL, b"body")));
     all.push(input("SSLRequest, then plain bytes in the same segment", [packet(SSL, b""), good.clone()].concat()));
     all.push(input("SSLRequest, then bytes that are no TLS", [packet(SSL, b""), vec![0x42; 64]].concat()));
-    all.push(input("SSLRequest, then a TLS record of 2^16 bytes that does not come", [packet(SSL, b""), vec![0x16, 3, 1, 0xff, 0xff, 1]].concat()));
+    all.push(input(
+        "SSLRequest, then a TLS record of 2^16 bytes that does not come",
+        [packet(SSL, b""), vec![0x16, 3, 1, 0xff, 0xff, 1]].concat(),
+    ));
     all.push(input("GSSENCRequest three times", [packet(GSS, b""), packet(GSS, b""), packet(GSS, b"")].concat()));
     all.push(input("GSSENCRequest with a body", packet(GSS, b"body")));
     all.push(input("GSSENCRequest, then a query", [packet(GSS, b""), message(b'Q', b"SELECT 1\0")].concat()));
@@ -176,7 +194,10 @@ pub fn after_ready() -> Vec<Input> {
         text("nested 5,000 deep", &[b"SELECT ".as_slice(), &b"(".repeat(5_000), b"1", &b")".repeat(5_000)].concat()),
         text("of 20,000 additions", &[b"SELECT 1".as_slice(), &b"+1".repeat(20_000)].concat()),
         text("of 3,000 statements", &b"SELECT 1;".repeat(3_000)),
-        text("of 2,000 nested sub-selects", &[b"SELECT ".as_slice(), &b"(SELECT ".repeat(2_000), b"1", &b")".repeat(2_000)].concat()),
+        text(
+            "of 2,000 nested sub-selects",
+            &[b"SELECT ".as_slice(), &b"(SELECT ".repeat(2_000), b"1", &b")".repeat(2_000)].concat(),
+        ),
         text("with a name of 100,000 letters", &[b"SELECT * FROM ".as_slice(), &[b'n'; 100_000]].concat()),
         text("of 40,000 columns", &[b"SELECT 1".as_slice(), &b",1".repeat(40_000)].concat()),
         text("with 70,000 parameters", &[b"SELECT $70000".as_slice()].concat()),
@@ -202,14 +223,23 @@ pub fn after_ready() -> Vec<Input> {
         input("10,000 Syncs", sync.repeat(10_000)),
         input("10,000 Flushes", message(b'H', b"").repeat(10_000)),
         input("Parse without a Sync, then the end", parse("", "SELECT 1")),
-        input("5,000 prepared names", (0..5_000).flat_map(|n| parse(&format!("n{n}"), "SELECT 1")).chain(sync.clone()).collect::<Vec<u8>>()),
+        input(
+            "5,000 prepared names",
+            (0..5_000).flat_map(|n| parse(&format!("n{n}"), "SELECT 1")).chain(sync.clone()).collect::<Vec<u8>>(),
+        ),
     ]);
     let mut random = Random(0xD1B5_4A32_D192_ED03);
     for n in 0..60 {
         let count = 1 + (random.next() % 800) as usize;
         all.push(input(format!("random bytes #{n}"), random.bytes(count)));
     }
-    let good = [parse("s", "SELECT id FROM t WHERE id = $1"), message(b'B', b"\0s\0\0\0\0\x01\0\0\0\x011\0\0"), message(b'E', b"\0\0\0\0\0"), sync].concat();
+    let good = [
+        parse("s", "SELECT id FROM t WHERE id = $1"),
+        message(b'B', b"\0s\0\0\0\0\x01\0\0\0\x011\0\0"),
+        message(b'E', b"\0\0\0\0\0"),
+        sync,
+    ]
+    .concat();
     for n in 0..40 {
         let mut bytes = good.clone();
         for _ in 0..2 {

@@ -24,11 +24,11 @@ fn main() -> ExitCode {
         let server = Postgres::builder().auth(Auth::Trust).login("app", "unused").start()?;
         server.sql("postgres", "CREATE TABLE t (id int, s text); GRANT ALL ON t TO app")?;
         let agent = Agent::builder()
-            .target(
-                Target::postgres("db", server.addresses())
-                    .credential("app", None)
-                    .column("*.public.t.s", "secret", "redact"),
-            )
+            .target(Target::postgres("db", server.addresses()).credential("app", None).column(
+                "*.public.t.s",
+                "secret",
+                "redact",
+            ))
             .role("client", ["{ user = \"root\" }"])
             .policy("all.cedar", POLICY)
             .start()?;
@@ -113,7 +113,9 @@ impl World {
             match socket.read(&mut buffer) {
                 Ok(0) => return Err(format!("closed before ReadyForQuery: {}", String::from_utf8_lossy(&seen))),
                 Ok(read) => seen.extend_from_slice(&buffer[..read]),
-                Err(error) => return Err(format!("before ReadyForQuery: {error} after {:?}", String::from_utf8_lossy(&seen))),
+                Err(error) => {
+                    return Err(format!("before ReadyForQuery: {error} after {:?}", String::from_utf8_lossy(&seen)));
+                }
             }
         }
         finish(socket, bytes)
@@ -148,7 +150,9 @@ fn finish(mut socket: TcpStream, bytes: &[u8]) -> Outcome<Answer> {
         match socket.read(&mut buffer) {
             Ok(0) => answer.closed = true,
             Ok(read) => answer.bytes.extend_from_slice(&buffer[..read]),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => break,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                break;
+            }
             Err(_) => answer.closed = true,
         }
         if answer.closed {

@@ -36,7 +36,9 @@ fn people(ssn: &str, email: &str, day: &str, token: &str, pay: &str, note: &str)
         );
     }
     sql += "INSERT INTO people (id, name) VALUES (9, 'p9');\n";
-    sql += &format!("INSERT INTO archive VALUES (10, 'p10', '{ssn}0-4507', 'a{email}@{email}.org', '1970-{day}', '{token}', {pay}1, NULL, '{note}', 3);\n");
+    sql += &format!(
+        "INSERT INTO archive VALUES (10, 'p10', '{ssn}0-4507', 'a{email}@{email}.org', '1970-{day}', '{token}', {pay}1, NULL, '{note}', 3);\n"
+    );
     sql += "INSERT INTO orders SELECT n, 1 + n % 8, n * 3, 'thing ' || n FROM generate_series(1, 20) n;";
     sql
 }
@@ -83,7 +85,11 @@ fn main() -> ExitCode {
                 same("log", &first.log, &second.log)?;
                 // The other failure: hiding everything, or refusing what should be answered.
                 let answered = !wire::denied(&first.bytes);
-                if answered == query.answers { Ok(()) } else { Err(format!("answered: {answered}\n{}", wire::shown(&first.bytes))) }
+                if answered == query.answers {
+                    Ok(())
+                } else {
+                    Err(format!("answered: {answered}\n{}", wire::shown(&first.bytes)))
+                }
             });
         }
         Ok(cases

@@ -16,9 +16,10 @@ use agent::{
     config::{self, ColumnRule, CredentialSource, Durability, Serve, TlsMode, UpstreamTls},
     gate::Services,
     model::{
-        Action, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject, Verdict,
+        Action, Boxed, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject,
+        Verdict,
     },
-    protocol::{Boxed, Connection, Host, HostError, Login, ca::Authority, protocol},
+    protocol::{Connection, Host, HostError, Login, ca::Authority, protocol},
     recording::{Append, AppendError, Event},
 };
 use agent_tests::{Outcome, Postgres, TempDir};
@@ -261,6 +262,8 @@ impl Host for Stand {
     ) -> Boxed<'a, Result<(String, zeroize::Zeroizing<String>), HostError>> {
         Box::pin(async move { self.authority.issue(target).map_err(|error| HostError(error.to_string())) })
     }
+
+    fn attempted(&self, _: &str, _: Option<&str>) {}
 }
 
 fn principal(destination: SocketAddr) -> Principal {

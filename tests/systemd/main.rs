@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use agent_tests::{Cmd, Outcome, TempDir, suite};
+use agent_tests::{Cmd, Outcome, TempDir, agent::postern, suite};
 
 const WARDEN: &str = "postern-warden.service";
 const PROXY: &str = "postern-proxy.service";
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             .case("the warden has the capabilities that it needs, and no other", || units.capabilities())
             .case("the proxy has no capability and is no root", || units.proxy_is_powerless())
             .case("the proxy lives no longer than its warden", || units.bound())
+            .case("what the README and the units run is a command", || units.commands())
             .case("the user and the directories are made as the units need them", || units.directories())
             .run())
     })
@@ -58,10 +59,10 @@ impl Units {
         let units = Self { source, copies };
         for unit in [WARDEN, PROXY] {
             let text = units.text(unit)?;
-            let started = text.replace("ExecStart=/usr/bin/postern ", "ExecStart=/usr/bin/true ");
-            if started == text {
+            if !text.contains("ExecStart=/usr/bin/postern ") {
                 return Err(format!("{unit} does not start /usr/bin/postern"));
             }
+            let started = text.replace("=/usr/bin/postern ", "=/usr/bin/true ");
             units.copies.write(unit, started, 0o644).map_err(|error| format!("{unit}: {error}"))?;
         }
         Ok(units)
@@ -137,6 +138,21 @@ impl Units {
             }
         }
         Ok(())
+    }
+
+    /// Each command is one that the program has, and each file that the README installs is there.
+    fn commands(&self) -> Outcome {
+        for (unit, setting) in [(WARDEN, "ExecStart"), (PROXY, "ExecStart"), (PROXY, "ExecReload")] {
+            let values = self.values(unit, setting)?;
+            let [line] = values.as_slice() else { return Err(format!("{setting} of {unit} is {values:?}")) };
+            let words = line.strip_prefix("/usr/bin/postern ").ok_or_else(|| format!("{unit} runs {line}"))?;
+            Cmd::new(postern()?).args(words.split(' ')).arg("--help").ok()?;
+        }
+        let readme =
+            fs::read_to_string(self.source.join("../README.md")).map_err(|error| format!("README.md: {error}"))?;
+        let named = readme.split_whitespace().filter(|word| word.starts_with("systemd/") && !word.contains('*'));
+        let missing: Vec<&str> = named.filter(|word| !self.source.join("..").join(word).is_file()).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("README.md installs what is not there: {missing:?}")) }
     }
 
     /// Lets systemd's own tools make them below a root of their own.

@@ -125,6 +125,12 @@ fn package_name(id: &str) -> &str {
 pub fn cargo(word: &str) -> Outcome<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(word).current_dir(run::root());
+    // What cargo says to this program of itself: build scripts (of ring) would take it for a change, and build again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
     if let Some(path) = path_without_protoc().map_err(|error| format!("a PATH without protoc: {error}"))? {
         command.env("PATH", path);
     }

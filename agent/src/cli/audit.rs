@@ -1,6 +1,6 @@
 //! `postern audit verify`: whether the log is what was written.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -116,7 +116,13 @@ fn print(report: &Report, out: &mut Out) -> Result<(), Failure> {
 
 fn unexamined(error: VerifyError) -> Failure {
     match error {
-        VerifyError::Nothing(_) => Failure::usage(error.to_string()),
+        VerifyError::Nothing(_) => {
+            Failure::usage(error.to_string()).with_remedy("Name the state_dir of [agent] in the configuration.")
+        }
+        VerifyError::Io { ref source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Failure::wrong(error.to_string())
+                .with_remedy("Run it as root, or ask the agent as who may: without --state-dir.")
+        }
         _ => Failure::wrong(error.to_string()),
     }
 }

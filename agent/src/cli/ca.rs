@@ -28,6 +28,7 @@ pub fn run(global: &Global, command: &Command, out: &mut Out) -> Result<(), Fail
         let failure = Failure::wrong(format!("{}: {error}", path.display()));
         match error.kind() {
             io::ErrorKind::NotFound => failure.with_remedy("The agent makes its authority when it first starts."),
+            io::ErrorKind::PermissionDenied => failure.with_remedy("Run it as root, and give the output to clients."),
             _ => failure,
         }
     })?;

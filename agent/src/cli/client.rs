@@ -27,7 +27,7 @@ impl Client {
             Err(error) => {
                 let remedy = match error.kind() {
                     io::ErrorKind::PermissionDenied => "Ask as root.",
-                    _ => "Start it: `systemctl start postern`, or `postern run` in a terminal.",
+                    _ => "Start it: `systemctl start postern-warden postern-proxy`, or `postern run` in a terminal.",
                 };
                 Err(Failure::absent(format!("the agent does not answer at {}: {error}", path.display()))
                     .with_remedy(remedy))

@@ -52,6 +52,7 @@ pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
 
 fn privileged(global: &Global, options: &Options, spawn_proxy: bool) -> Result<(), Failure> {
     logging::start(options.log_format)?;
+    super::as_root("loading programs into the kernel")?;
     let config = load(global, Files::Check)?;
     // The policies belong to the proxy; but a set that it would refuse is better refused before anything is redirected.
     let checked = crate::policy::check(&config.agent.policies, protocol::FRAGMENTS);

@@ -101,8 +101,18 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Ask {
     /// Check the configuration and the policies, and report everything that is wrong.
+    #[command(after_help = "Examples:\n  \
+                            postern check                              what would start\n  \
+                            postern check --config ./new.toml          before it is installed\n\n\
+                            Exit code 0: the agent would start with it; 2: it would not. Warnings are of what is \
+                            allowed and has no effect, such as a policy for a role that nobody has.")]
     Check,
     /// Tell how the agent, its targets and its log are.
+    #[command(after_help = "Examples:\n  \
+                            postern status\n  \
+                            postern status --json | jq .counters\n\n\
+                            Exit code 0: enforcing; 1: degraded, with the reasons; 3: the agent is not there, and \
+                            protected targets are refused to everybody.")]
     Status,
     /// List, show and replay sessions.
     #[command(subcommand)]
@@ -117,6 +127,8 @@ enum Ask {
     #[command(subcommand)]
     Ca(ca::Command),
     /// Remove the redirection from the kernel. Configuration and log stay.
+    #[command(after_help = "Example:\n  systemctl disable --now postern-proxy postern-warden && postern uninstall\n\n\
+                            The agent must not be running. Afterwards connections go to their destinations directly.")]
     Uninstall,
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  postern completions bash > /usr/share/bash-completion/completions/postern")]
@@ -124,6 +136,17 @@ enum Ask {
     /// Print the manual page, or write one for each command into a directory.
     #[command(after_help = "Examples:\n  postern man | man -l -\n  postern man /usr/share/man/man1")]
     Man(man::Options),
+}
+
+/// Refuses whoever is not root, before that shows as a file that cannot be read.
+///
+/// # Errors
+/// It is not root who asks.
+fn as_root(what: &str) -> Result<(), Failure> {
+    match nix::unistd::geteuid() {
+        uid if uid.is_root() => Ok(()),
+        uid => Err(Failure::wrong(format!("{what} needs root, and this is uid {uid}")).with_remedy("Run it as root.")),
+    }
 }
 
 /// Reads the arguments. Help, the version and wrong usage end the process here.

@@ -10,15 +10,20 @@ use std::{
     io::{self, BufWriter, IsTerminal, StdoutLock, Write},
 };
 
-use comfy_table::{ContentArrangement, Table, presets};
-use jiff::{Timestamp, tz::TimeZone};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde::Serialize;
+
+/// Blanks between two columns of a table.
+const GAP: u16 = 2;
+/// Columns of a terminal that does not say how many it has.
+const DEFAULT_WIDTH: usize = 80;
 
 /// Standard output.
 pub struct Out {
     writer: BufWriter<StdoutLock<'static>>,
-    /// Whether a person reads along.
-    pub terminal: bool,
+    /// Columns of the terminal; `None` if it is none.
+    width: Option<usize>,
     colour: bool,
 }
 
@@ -42,7 +47,8 @@ impl Out {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
         let colour = terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { writer: BufWriter::new(stdout.lock()), terminal, colour }
+        let width = terminal.then(|| Table::new().width().map_or(DEFAULT_WIDTH, usize::from));
+        Self { writer: BufWriter::new(stdout.lock()), width, colour }
     }
 
     /// A line.
@@ -90,23 +96,38 @@ impl Out {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// A table: with lines and within the width of a terminal, else plain columns. Cells are cleaned.
+    /// A table in plain columns, within the width of a terminal. Cells are cleaned. The first column is never broken: an
+    /// id is there to be copied.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn table(&mut self, header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
         let mut table = Table::new();
-        table.set_header(header.to_vec());
+        table.load_style(presets::NOTHING).set_header(header.to_vec());
         for row in rows {
             table.add_row(row.iter().map(|cell| clean(cell).into_owned()).collect::<Vec<_>>());
         }
-        if self.terminal {
-            table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-        } else {
-            table.load_style(presets::NOTHING);
-            table.column_iter_mut().for_each(|column| _ = column.set_padding((0, 2)));
+        table.column_iter_mut().for_each(|column| _ = column.set_padding((0, GAP)));
+        if self.width.is_some() {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            table
+                .column_iter_mut()
+                .take(1)
+                .for_each(|column| _ = column.set_constraint(ColumnConstraint::ContentWidth));
         }
         self.line(table.trim_fmt())
+    }
+
+    /// Whether a table fits without broken cells. Without a terminal any does.
+    #[must_use]
+    pub fn fits(&self, header: &[&str], rows: &[Vec<String>]) -> bool {
+        let Some(width) = self.width else { return true };
+        let letters = |text: &str| clean(text).chars().count();
+        let column = |(index, name): (usize, &&str)| {
+            rows.iter().filter_map(|row| row.get(index)).map(|cell| letters(cell)).max().unwrap_or(0).max(letters(name))
+        };
+        let content: usize = header.iter().enumerate().map(column).sum();
+        content + header.len().saturating_sub(1) * usize::from(GAP) <= width
     }
 }
 
@@ -161,6 +182,14 @@ fn is_unsafe(character: char) -> bool {
 #[must_use]
 pub fn local(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
+/// The same where there is little room: to the minute if it is of this year, else the date.
+#[must_use]
+pub fn local_short(time: Timestamp) -> String {
+    let time = time.to_zoned(TimeZone::system());
+    let is_of_this_year = time.year() == Zoned::now().year();
+    time.strftime(if is_of_this_year { "%m-%d %H:%M" } else { "%Y-%m-%d" }).to_string()
 }
 
 /// A duration in a unit that fits.

@@ -8,7 +8,11 @@ use std::{
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Failure, Global, client::Client, output::Out};
+use super::{
+    Failure, Global,
+    client::Client,
+    output::{Out, count},
+};
 use crate::{
     control::{Reply, Request},
     policy, protocol,
@@ -25,13 +29,26 @@ pub enum Command {
         dir: Option<PathBuf>,
     },
     /// Test a directory of policies against the verdict table (verdicts.toml) beside them.
-    #[command(after_help = "Example:\n  postern policy test ./policies")]
+    #[command(after_help = "Examples:\n  \
+                            postern policy test                  those of the configuration\n  \
+                            postern policy test ./policies       those that are about to be installed\n\n\
+                            A case of verdicts.toml:\n  \
+                            [[case]]\n  \
+                            name = \"a writer does not delete all rows\"\n  \
+                            roles = [\"orders-writer\"]\n  \
+                            action = \"sql:delete\"\n  \
+                            resource = \"Table orders.shop.public.orders\"\n  \
+                            facts = { has_where = false }\n  \
+                            expect = \"deny\"\n  \
+                            rule = \"no-unbounded-writes\"")]
     Test {
         /// Directory of *.cedar and verdicts.toml; default: that of the configuration.
         dir: Option<PathBuf>,
     },
     /// Have the running agent read its policies again. If they have a fault, the old ones stay in force.
-    #[command(after_help = "Also done by SIGHUP, as `systemctl reload postern-proxy` sends it.")]
+    #[command(after_help = "`systemctl reload postern-proxy` does the same, and so does SIGHUP to the proxy. \
+                            Open sessions are decided by the new policies from their next statement on. The \
+                            configuration (targets, roles, columns) is read at start only: restart the agent for it.")]
     Reload,
 }
 
@@ -47,7 +64,11 @@ pub fn run(global: &Global, command: &Command, out: &mut Out) -> Result<(), Fail
         }
         Command::Test { dir } => {
             let tested = policy::test(&directory(global, dir.as_deref())?, protocol::FRAGMENTS);
-            report(global, &tested, tested.passed(), "not every verdict is the expected one", out)
+            let otherwise = match tested.faults.is_empty() {
+                true => "not every verdict is the expected one",
+                false => "the policies or their table cannot be tested",
+            };
+            report(global, &tested, tested.passed(), otherwise, out)
         }
         Command::Reload => reload(global, out),
     }
@@ -82,7 +103,10 @@ fn reload(global: &Global, out: &mut Out) -> Result<(), Failure> {
     })?;
     match global.json {
         true => out.json(&policies)?,
-        false => out.line(format!("{} policies in force, epoch {}", policies.count, policies.epoch))?,
+        false => {
+            let policies_in_force = count(policies.count as u64, "policy", "policies");
+            out.line(format!("{policies_in_force} in force, epoch {}", policies.epoch))?;
+        }
     }
     Ok(())
 }

@@ -5,10 +5,10 @@ use agent_common::COUNTER_NAMES;
 use super::{
     Failure, Global,
     client::Client,
-    output::{Colour, Out, bytes, clean, local},
+    output::{Colour, Out, bytes, clean, count, local},
 };
 use crate::{
-    control::{Reply, Request, Status},
+    control::{Reply, Request, Status, TargetStatus},
     model::Mode,
 };
 
@@ -36,13 +36,22 @@ fn print(status: &Status, out: &mut Out) -> Result<(), Failure> {
     let good = status.enforcing == "enforcing";
     let state = out.paint(if good { Colour::Good } else { Colour::Bad }, &clean(&status.enforcing));
     out.line(format!("state     {state}"))?;
+    let observed =
+        status.targets.iter().filter(|target| target.mode == Mode::Observe).map(|target| target.name.as_str());
+    let observed: Vec<&str> = observed.collect();
+    if !observed.is_empty() {
+        let note = format!("in observe mode, nothing is blocked or masked: {}", clean(&observed.join(", ")));
+        out.line(format!("          {}", out.paint(Colour::Warn, &note)))?;
+    }
     out.line(format!("agent     {}, pid {}, since {}", status.version, status.pid, local(status.started)))?;
     out.line(format!("policies  {}, epoch {}", status.policies.count, status.policies.epoch))?;
     let log = &status.log;
     let synced = log.synced.map_or_else(|| "never".into(), local);
     out.line(format!(
-        "log       {} records; {} on disk, {} in the store; last sync {synced}",
-        log.records, log.durable, log.moved
+        "log       {}; {} on disk, {} in the store; last sync {synced}",
+        count(log.records, "record", "records"),
+        log.durable,
+        log.moved
     ))?;
     out.line(format!("          journal {}, store {}", bytes(log.journal_bytes), bytes(log.store_bytes)))?;
     for problem in &log.problems {
@@ -67,6 +76,10 @@ fn print(status: &Status, out: &mut Out) -> Result<(), Failure> {
         .collect();
     out.table(&["TARGET", "PROTOCOL", "MODE", "ADDRESSES", "OPEN", "PROBLEMS"], &rows)?;
 
+    for target in &status.targets {
+        trouble(target, out)?;
+    }
+
     out.line("")?;
     out.line("connects, since the kernel side was installed")?;
     for (_, name) in COUNTER_NAMES {
@@ -75,4 +88,19 @@ fn print(status: &Status, out: &mut Out) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The last session that could not begin with a target, and whether one did since.
+fn trouble(target: &TargetStatus, out: &mut Out) -> Result<(), Failure> {
+    let Some(trouble) = &target.last_trouble else { return Ok(()) };
+    let (name, time, reason) = (clean(&target.name), local(trouble.time), clean(&trouble.reason));
+    let line = match target.last_session {
+        Some(began) if began > trouble.time => {
+            let text =
+                format!("{name}: a session could not begin at {time}: {reason}; the last began at {}", local(began));
+            out.paint(Colour::Dim, &text)
+        }
+        _ => out.paint(Colour::Bad, &format!("{name}: the last session could not begin, at {time}: {reason}")),
+    };
+    Ok(out.line(line)?)
 }

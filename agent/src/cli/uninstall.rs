@@ -8,6 +8,8 @@ use crate::warden;
 /// # Errors
 /// The agent is running, or something could not be removed.
 pub fn run(global: &Global, out: &mut Out) -> Result<(), Failure> {
+    // To anybody else the pins look as if there were none.
+    super::as_root("removing the kernel side")?;
     let pins = global.places()?.pin_dir;
     let removed = warden::uninstall(&pins).map_err(|error| Failure::wrong(error.to_string()))?;
     match global.json {

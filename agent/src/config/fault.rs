@@ -58,7 +58,7 @@ impl fmt::Display for ConfigErrors {
 
 /// The known word that a mistyped one is most likely meant to be: at most a third of its letters differ, or one of the two
 /// goes on where the other ends.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let bound = (word.chars().count() / 3).max(1);
     let goes_on = |candidate: &str| {
         word.len().min(candidate.len()) >= PREFIX && (word.starts_with(candidate) || candidate.starts_with(word))

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
+    io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
@@ -13,6 +13,11 @@ use super::section::{Report, Span};
 
 /// Certificates and keys are small; beyond this it is something else.
 const MAX_PEM: u64 = 1 << 20;
+
+/// The remedy for a file of the wrong kind, or none.
+const OTHER_FILE: &str = "correct the path, or put a readable file there";
+/// The remedy for a file that whoever checks may not read.
+pub(super) const AS_ROOT: &str = "run this as root, as the warden does";
 
 /// Whether the files that a configuration names are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,21 +57,24 @@ pub(super) fn directory(report: &Report<'_>, what: &str, path: &Path, span: &Spa
     if report.files == Files::Check
         && let Err(error) = fs::read_dir(path)
     {
-        let what = format!("{what} {} cannot be read: {error}", path.display());
-        report.fault(span, what, format!("make the directory {} and put *.cedar files into it", path.display()));
+        let remedy = match error.kind() {
+            io::ErrorKind::PermissionDenied => AS_ROOT.to_owned(),
+            _ => format!("make the directory {} and put *.cedar files into it", path.display()),
+        };
+        report.fault(span, format!("{what} {} cannot be read: {error}", path.display()), remedy);
     }
 }
 
 /// Opens a file without waiting (a pipe would make it wait) and says what is wrong with it.
 fn open(report: &Report<'_>, what: &str, path: &Path, span: &Span) -> Option<(File, fs::Metadata)> {
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let refused = match opened.and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
+    let (refused, remedy) = match opened.and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
         Ok((file, metadata)) if metadata.is_file() => return Some((file, metadata)),
-        Ok(_) => "it is not a file".to_owned(),
-        Err(error) => error.to_string(),
+        Ok(_) => ("it is not a file".to_owned(), OTHER_FILE),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (error.to_string(), AS_ROOT),
+        Err(error) => (error.to_string(), OTHER_FILE),
     };
-    let what = format!("{what} {} cannot be read: {refused}", path.display());
-    report.fault(span, what, "correct the path, or put a readable file there");
+    report.fault(span, format!("{what} {} cannot be read: {refused}", path.display()), remedy);
     None
 }
 
@@ -113,10 +121,6 @@ fn pem(report: &Report<'_>, what: &str, path: &Path, span: &Span, marks: &[&str]
             format!("{what} {} holds no {of} in PEM form", path.display()),
             format!("put a {of} there, which begins with -----BEGIN"),
         ),
-        Err(error) => report.fault(
-            span,
-            format!("{what} {} cannot be read: {error}", path.display()),
-            "correct the path, or put a readable file there",
-        ),
+        Err(error) => report.fault(span, format!("{what} {} cannot be read: {error}", path.display()), OTHER_FILE),
     }
 }

@@ -1,12 +1,12 @@
 //! The walk through the document: top-level tables, and what they must agree on.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, io, path::Path};
 
 use toml_edit::Document;
 
 use super::{
     Config, ConfigErrors, agent,
-    files::Files,
+    files::{AS_ROOT, Files},
     role,
     section::{Report, Section, Span},
     target,
@@ -20,7 +20,14 @@ impl Config {
     pub fn load(path: &Path, protocols: &[&str], files: Files) -> Result<Self, ConfigErrors> {
         let text = fs::read_to_string(path).map_err(|error| {
             let what = format!("the configuration cannot be read: {error}");
-            ConfigErrors::whole(path, what, "correct the path, or write the file")
+            ConfigErrors::whole(
+                path,
+                what,
+                match error.kind() {
+                    io::ErrorKind::PermissionDenied => AS_ROOT,
+                    _ => "correct the path, or write the file",
+                },
+            )
         })?;
         Self::parse(path, &text, protocols, files)
     }

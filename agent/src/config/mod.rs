@@ -18,6 +18,7 @@ mod role;
 mod section;
 mod target;
 
+pub(crate) use fault::nearest;
 pub use fault::{ConfigErrors, Fault};
 pub use files::Files;
 

@@ -126,8 +126,21 @@ pub struct TargetStatus {
     pub addresses: Vec<String>,
     /// Connections that are open.
     pub connections: u64,
-    /// What keeps it from being protected or reached.
+    /// What keeps it from being protected.
     pub problems: Vec<String>,
+    /// When the last session with it began, since the agent started.
+    pub last_session: Option<Timestamp>,
+    /// The last session that could not begin because of the target or of the agent's settings for it.
+    pub last_trouble: Option<Trouble>,
+}
+
+/// Why a session could not begin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// When.
+    pub time: Timestamp,
+    /// Why, as in the log.
+    pub reason: String,
 }
 
 /// A set of policies.

@@ -265,6 +265,9 @@ impl fmt::Display for Tested {
         if !self.untested.is_empty() {
             writeln!(f, "note: no case shows what these policies do: {}", self.untested.join(", "))?;
         }
+        if self.cases.is_empty() && !self.faults.is_empty() {
+            return write!(f, "no case was tried");
+        }
         let wrong = self.cases.iter().filter(|case| !case.passed).count();
         write!(f, "{} right, {wrong} wrong", self.cases.len() - wrong)
     }

@@ -53,6 +53,10 @@ pub trait Host: Send + Sync {
         &'a self,
         target: &'a config::Target,
     ) -> Boxed<'a, Result<(String, Zeroizing<String>), HostError>>;
+
+    /// Notes, for the agent's state, that a session with a target began, or what of the target or of the settings for it kept
+    /// it from beginning.
+    fn attempted(&self, target: &str, trouble: Option<&str>);
 }
 
 /// The host could not do it.

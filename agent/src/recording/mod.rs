@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::{
     masking::Masked,
-    model::{Mode, Principal, Request},
+    model::{Flow, Mode, Principal, Request},
 };
 
 pub use self::{
@@ -69,6 +69,9 @@ pub enum Event {
         target: Option<String>,
         /// Who, if that far.
         principal: Option<Arc<Principal>>,
+        /// What the kernel noted at connect, if that is all that is known of who it was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        flow: Option<Box<Flow>>,
         /// Why.
         reason: String,
         /// Id of the policy, if one refused it.

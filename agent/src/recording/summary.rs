@@ -136,6 +136,8 @@ impl Summary {
             _ => return None,
         };
         let process = &event["principal"]["process"];
+        // All that is known of a process that could not be proven to be the one that connected.
+        let noted = &event["flow"];
         let roles = event["principal"]["roles"].as_array().map(Vec::as_slice).unwrap_or_default();
         Some(Self {
             session: id,
@@ -148,8 +150,8 @@ impl Summary {
             protocol: text(&event["protocol"], NAME),
             mode: text(&event["mode"], NAME),
             user: text(&process["user"], NAME),
-            uid: number(&process["uid"]),
-            pid: number(&process["pid"]),
+            uid: number(&process["uid"]).or_else(|| number(&noted["uid"])),
+            pid: number(&process["pid"]).or_else(|| number(&noted["tgid"])),
             exe: text(&process["exe"]["path"], TEXT),
             unit: text(&process["unit"], NAME),
             roles: roles.iter().take(ROLES).filter_map(|role| text(role, NAME / 2)).collect(),

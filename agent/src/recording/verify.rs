@@ -133,7 +133,9 @@ impl Evidence {
     /// It is in use, or cannot be read.
     pub fn of_stopped(state_dir: &Path) -> Result<Self, VerifyError> {
         let journal = state_dir.join(JOURNAL);
-        if !journal.is_dir() && !state_dir.join(STORE).is_dir() {
+        // A directory that may not be looked into is not one without a log.
+        let is_there = |path: &Path| path.try_exists().map_err(failed(path));
+        if !is_there(&journal)? && !is_there(&state_dir.join(STORE))? {
             return Err(VerifyError::Nothing(state_dir.to_owned()));
         }
         if in_use(state_dir).map_err(failed(state_dir))? {

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::Proxy;
+use super::{Proxy, attempts::Attempts};
 use crate::{
     config::{Address, Config},
     control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
@@ -81,6 +81,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
         authority,
         masking: MaskingKeys::open(&agent.state_dir)?,
         open: Open::default(),
+        attempts: Attempts::default(),
     });
     proxy.targets.resolve(&*proxy).await;
 
@@ -220,14 +221,23 @@ struct Running {
 
 impl Daemon for Running {
     fn status(&self) -> Status {
-        let counters = self.handle.block_on(self.proxy.warden.counters());
+        let warden = &self.proxy.warden;
+        let kernel =
+            self.handle.block_on(async { Ok::<_, AskError>((warden.counters().await?, warden.missing().await?)) });
+        let (counters, kernel) = match kernel {
+            Ok((counters, missing)) => (
+                counters,
+                missing.iter().map(|program| format!("the kernel program {program} is not in force")).collect(),
+            ),
+            Err(error) => (BTreeMap::new(), vec![format!("the warden does not answer: {error}")]),
+        };
         let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
         let log = control::LogReport::from(self.proxy.log.status());
         let problems = targets
             .iter()
             .flat_map(|target| target.problems.iter().map(|problem| format!("{}: {problem}", target.name)))
             .chain(log.problems.iter().cloned())
-            .chain(counters.as_ref().err().map(|error| format!("the warden does not answer: {error}")));
+            .chain(kernel);
         let problems: Vec<String> = problems.collect();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -238,7 +248,7 @@ impl Daemon for Running {
                 false => format!("degraded: {}", problems.join("; ")),
             },
             targets,
-            counters: counters.unwrap_or_default(),
+            counters,
             policies: self.policies(),
             log,
         }
@@ -267,6 +277,7 @@ impl Running {
         });
         let mut addresses: Vec<String> = literal.map(|socket| socket.to_string()).collect();
         addresses.extend(self.proxy.targets.resolved(index).iter().map(ToString::to_string));
+        let (last_session, last_trouble) = self.proxy.attempts.of(&target.name);
         TargetStatus {
             name: target.name.clone(),
             protocol: target.protocol.clone(),
@@ -274,6 +285,8 @@ impl Running {
             addresses,
             connections: self.proxy.open.on(&target.name),
             problems: self.proxy.targets.problems(index),
+            last_session,
+            last_trouble,
         }
     }
 

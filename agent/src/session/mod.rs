@@ -3,6 +3,7 @@
 //! *Invariant:* nothing is read from a client before it is known which process it is, which target it meant, and which
 //! protocol that target speaks; whatever cannot be found out is a refusal with a record of why.
 
+mod attempts;
 pub mod daemon;
 
 use std::{os::fd::AsFd, path::Path, sync::Arc};
@@ -22,7 +23,7 @@ use crate::{
     protocol::{self, Connection, Host, HostError, Login, ca::Authority},
     recording::{self, Append, Event, Log},
     target::{Protect, Targets},
-    warden::Warden,
+    warden::{Unidentified, Warden},
 };
 
 /// Bytes read from a file that the configuration names. Certificates and passwords are far smaller.
@@ -48,6 +49,8 @@ pub struct Proxy {
     pub masking: MaskingKeys,
     /// The sessions that are open.
     pub open: daemon::Open,
+    /// How the last attempts to begin a session ended.
+    attempts: attempts::Attempts,
 }
 
 impl Proxy {
@@ -71,7 +74,12 @@ impl Proxy {
         // equal readings of its entry.
         let (flow, process) = match self.warden.identify(client.as_fd()).await {
             Ok(identified) => identified,
-            Err(unidentified) => return self.refuse(&client, None, None, &Denial::closed(unidentified.to_string())),
+            Err(Unidentified { flow, reason }) => {
+                let denial = Denial::closed(reason.to_string());
+                let Some(flow) = flow else { return self.refuse(&client, None, Who::Nobody, &denial) };
+                let target = self.targets.find(&flow).ok();
+                return self.refuse(&client, target.as_deref(), Who::Noted(flow), &denial);
+            }
         };
 
         // On whose behalf? The configuration assigns roles by those facts.
@@ -80,11 +88,11 @@ impl Proxy {
         // Where to? The original destination decides, not what the client says later.
         let target = match self.targets.find(&principal.flow) {
             Ok(target) => target,
-            Err(denial) => return self.refuse(&client, None, Some(&principal), &denial),
+            Err(denial) => return self.refuse(&client, None, Who::Proven(principal), &denial),
         };
         let Some(serve) = protocol::protocol(&target.protocol) else {
             let denial = Denial::closed(format!("this version does not speak {}", target.protocol));
-            return self.refuse(&client, Some(&target.name), Some(&principal), &denial);
+            return self.refuse(&client, Some(&target), Who::Proven(principal), &denial);
         };
 
         // From here on the protocol tells the story; see `protocol/postgres/mod.rs`.
@@ -132,11 +140,18 @@ impl Proxy {
     }
 
     /// Resets a connection that never became a session, and says why in the log.
-    fn refuse(&self, client: &TcpStream, target: Option<&str>, principal: Option<&Arc<Principal>>, denial: &Denial) {
-        tracing::info!(target = target.unwrap_or("?"), reason = denial.reason, "connection refused");
+    fn refuse(&self, client: &TcpStream, target: Option<&config::Target>, who: Who, denial: &Denial) {
+        let target = target.map(|target| target.name.clone());
+        tracing::info!(target = target.as_deref().unwrap_or("?"), reason = denial.reason, "connection refused");
+        let (principal, flow) = match who {
+            Who::Nobody => (None, None),
+            Who::Noted(flow) => (None, Some(flow)),
+            Who::Proven(principal) => (Some(principal), None),
+        };
         let event = Event::ConnectionRefused {
-            target: target.map(str::to_owned),
-            principal: principal.cloned(),
+            target,
+            principal,
+            flow,
             reason: denial.reason.clone(),
             rule: denial.rule.clone(),
         };
@@ -149,6 +164,16 @@ impl Proxy {
             tracing::debug!(%error, "cannot set linger");
         }
     }
+}
+
+/// How far it was found out who connected, when a connection is refused.
+enum Who {
+    /// The kernel noted nothing.
+    Nobody,
+    /// The kernel noted a process, which could not be proven to be still the one that connected.
+    Noted(Box<Flow>),
+    /// That very process.
+    Proven(Arc<Principal>),
 }
 
 impl Host for Proxy {
@@ -172,12 +197,13 @@ impl Host for Proxy {
             let CredentialSource::Agent(credentials) = &target.credential else {
                 return Err(HostError(format!("the agent has no login of its own for {}", target.name)));
             };
-            let chosen = credential::choose(credentials, &principal.roles).map_err(|denial| HostError(denial.reason))?;
+            let chosen =
+                credential::choose(credentials, &principal.roles).map_err(|denial| HostError(denial.reason))?;
             let password = match &chosen.password_file {
                 Some(path) => {
                     let bytes = self.read(path).await?;
-                    let secret = Secret::from_file(bytes)
-                        .map_err(|error| HostError(format!("{}: {error}", path.display())))?;
+                    let secret =
+                        Secret::from_file(bytes).map_err(|error| HostError(format!("{}: {error}", path.display())))?;
                     Some(secret.into_bytes())
                 }
                 None => None,
@@ -191,6 +217,10 @@ impl Host for Proxy {
         target: &'a config::Target,
     ) -> Boxed<'a, Result<(String, Zeroizing<String>), HostError>> {
         Box::pin(async move { self.authority.issue(target).map_err(|error| HostError(error.to_string())) })
+    }
+
+    fn attempted(&self, target: &str, trouble: Option<&str>) {
+        self.attempts.note(target, trouble);
     }
 }
 

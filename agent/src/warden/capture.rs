@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use super::{
     destinations::{Destinations, ProtectError},
-    pins,
+    pins::{self, Loaded},
     sys::{self, Plain},
 };
 use crate::config::Target;
@@ -41,7 +41,9 @@ pub(super) struct Capture {
     flows: SkStorage<MapData, Plain<FlowRecord>>,
     marks: Mutex<SkStorage<MapData, Mark>>,
     destinations: Mutex<Destinations>,
-    process_map: PathBuf,
+    programs: Vec<Loaded>,
+    cgroup: OwnedFd,
+    directory: PathBuf,
 }
 
 /// What the programs log, on its way to `tracing` (by way of `log`, whose logger the subscriber must have installed).
@@ -99,10 +101,15 @@ impl Capture {
         let destinations = Destinations::new(v4, v6, targets)?;
 
         let adopted = pins::attach(&mut kernel, &directory, cgroup)?;
-        pins::verify(&kernel, &directory, cgroup)?;
+        let programs = pins::loaded(&kernel)?;
+        for program in &programs {
+            if !program.in_force(&directory, cgroup)? {
+                return Err(CaptureError::NotInForce(program.name));
+            }
+        }
         info!(
             destinations = destinations.len(),
-            programs = pins::PROGRAMS.len(),
+            programs = programs.len(),
             adopted,
             pins = %directory.display(),
             "the kernel side is in force at the root of the cgroup hierarchy"
@@ -114,7 +121,9 @@ impl Capture {
             flows: map(&mut kernel, "FLOWS")?,
             marks: Mutex::new(map(&mut kernel, "MARKS")?),
             destinations: Mutex::new(destinations),
-            process_map: directory.join("PROCESSES"),
+            programs,
+            cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
+            directory,
         };
         Ok((capture, log))
     }
@@ -175,12 +184,18 @@ impl Capture {
 
     /// A descriptor of the process map that only reads.
     pub(super) fn process_map(&self) -> io::Result<OwnedFd> {
-        sys::pinned(&self.process_map, true)
+        sys::pinned(&self.directory.join("PROCESSES"), true)
     }
 
     /// Takes new addresses of a target that is known by name.
     pub(super) fn protect(&self, target: u32, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
         self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect(target, addresses)
+    }
+
+    /// The programs that are no longer in force: somebody with the right to do so has detached or replaced them.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let missing = |program: &&Loaded| !program.in_force(&self.directory, self.cgroup.as_fd()).unwrap_or(false);
+        self.programs.iter().filter(missing).map(|program| program.name.to_owned()).collect()
     }
 
     /// The counters by name.

@@ -29,6 +29,8 @@ impl Child {
         let binary = std::env::current_exe().map_err(WardenError::Spawn)?;
         let mut command = Command::new(binary);
         command.arg("proxy").arg("--config").arg(config);
+        // It is the warden's to say, and under this name the proxy could claim to be the service.
+        command.env_remove("NOTIFY_SOCKET");
         // Changing from root to another user drops the supplementary groups and all capabilities.
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         sys::confine(&mut command);

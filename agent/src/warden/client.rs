@@ -193,6 +193,17 @@ impl Warden {
         }
     }
 
+    /// The kernel programs that were put in force and no longer are, by name. None is as it must be.
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn missing(&self) -> Result<Vec<String>, AskError> {
+        match self.ask(Call::Missing, None).await? {
+            (Answer::Missing(programs), _) => Ok(programs),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
     async fn ask(&self, call: Call, descriptor: Option<BorrowedFd<'_>>) -> Result<Received, AskError> {
         let inner = &self.inner;
         let _slot = inner.slots.acquire().await.map_err(|_| AskError::Gone)?;

@@ -133,11 +133,16 @@ pub(super) struct AgentUser {
     pub gid: Gid,
 }
 
-/// Finds a user by name or number.
+/// Finds a user by name or number. A number that belongs to no user stands for itself, as user and as group.
 pub(super) fn agent_user(name: &str) -> Result<AgentUser, HostError> {
     let failed = |error: nix::Error| HostError::User(name.into(), error.into());
-    let found = match name.parse() {
-        Ok(number) => User::from_uid(Uid::from_raw(number)).map_err(failed)?,
+    let found = match name.parse::<u32>() {
+        // The kernel takes it for "leave as it is".
+        Ok(u32::MAX) => None,
+        Ok(number) => match User::from_uid(Uid::from_raw(number)).map_err(failed)? {
+            None => return Ok(AgentUser { uid: Uid::from_raw(number), gid: Gid::from_raw(number) }),
+            found => found,
+        },
         Err(_) => User::from_name(name).map_err(failed)?,
     };
     let User { uid, gid, .. } = found.ok_or_else(|| HostError::NoUser(name.into()))?;
@@ -156,7 +161,7 @@ pub(super) fn state_directory(path: &Path, user: AgentUser) -> Result<(), HostEr
 
 /// Makes a directory with this very owner and mode, whoever made it.
 fn directory(path: &Path, owner: Uid, group: Gid, mode: u32) -> Result<(), HostError> {
-    let failed = |error: io::Error| HostError::Path(path.into(), error);
+    let failed = |error: io::Error| HostError::Directory(path.into(), error);
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
     }
@@ -179,6 +184,9 @@ pub enum HostError {
     /// Something about a path.
     #[error("{0}: {1}")]
     Path(PathBuf, #[source] io::Error),
+    /// A directory of the agent's own.
+    #[error("the directory {0} of [agent] cannot be made, or not given its owner and mode: {1}")]
+    Directory(PathBuf, #[source] io::Error),
     /// No cgroup v2 hierarchy.
     #[error("no cgroup v2 hierarchy is mounted; Postern needs one, beside v1 if need be")]
     NoCgroup,
@@ -202,6 +210,16 @@ pub enum HostError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_agent_user_is_a_name_or_any_number() {
+        let user = |name| agent_user(name).map(|user| (user.uid.as_raw(), user.gid.as_raw())).ok();
+        assert_eq!(user("root"), Some((0, 0)));
+        assert_eq!(user("0"), Some((0, 0)));
+        assert_eq!(user("3999999999"), Some((3_999_999_999, 3_999_999_999)));
+        assert_eq!(user("4294967295"), None);
+        assert_eq!(user("no such user"), None);
+    }
 
     #[test]
     fn the_cgroup_hierarchy_is_found_by_its_type_and_only_whole() {

@@ -5,6 +5,7 @@
 //!
 //! *Invariant:* only here is `aya` used, and only here are privileges.
 
+mod access;
 mod capture;
 mod child;
 mod client;
@@ -38,17 +39,19 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
     },
 };
+use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use self::{capture::Capture, child::Child, process::Examiner, server::Server};
 pub use self::{
+    access::AccessError,
     capture::CaptureError,
     client::{AskError, Handed, Warden},
     host::HostError,
     liveness::Liveness,
     pins::Removed,
 };
+use self::{capture::Capture, child::Child, process::Examiner, server::Server};
 use crate::{
     config::Config,
     model::{Flow, Gone},
@@ -80,6 +83,7 @@ pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError
     if spawn_proxy && user.uid.is_root() {
         return Err(WardenError::RootProxy);
     }
+    access::check_policies(&config.agent.policies, user)?;
     let cgroup_root = host::cgroup_root()?;
     let cgroup = File::open(&cgroup_root).map_err(|error| HostError::Path(cgroup_root.clone(), error))?;
     host::runtime_directory(&config.agent.runtime_dir, user)?;
@@ -97,8 +101,10 @@ pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError
     let server = Server::start(config, user, Arc::clone(&capture), Arc::clone(&examiner))
         .map_err(|error| WardenError::Socket(config.agent.runtime_dir.join(wire::SOCKET), error))?;
     let mut child = if spawn_proxy { Some(Child::start(&config.path, user)?) } else { None };
+    tell(NotifyState::Ready);
 
     let outcome = watch(&signals, child.as_mut(), || examiner.sweep(&capture));
+    tell(NotifyState::Stopping);
     // The proxy first, while it can still ask; then its socket.
     if let Some(child) = child {
         child.end();
@@ -109,6 +115,13 @@ pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError
     }
     info!("the warden ends; connections to protected destinations are refused until it is started again");
     outcome
+}
+
+/// Tells systemd. Where it has not started us, nobody listens.
+fn tell(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "the service manager cannot be told");
+    }
 }
 
 /// Waits for what ends the warden, and sweeps meanwhile.
@@ -213,6 +226,9 @@ pub enum WardenError {
     /// The host is not as it must be.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The proxy could not read its policies.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The kernel side cannot be put in force, or not removed.
     #[error(transparent)]
     Capture(#[from] CaptureError),

@@ -191,25 +191,39 @@ fn attach_program(program: &mut Program, cgroup: BorrowedFd<'_>) -> Result<FdLin
     link.map_err(|_| ProgramError::UnexpectedProgramType)
 }
 
-/// Asks the kernel whether what runs is what was loaded.
-pub(super) fn verify(kernel: &Ebpf, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<(), CaptureError> {
-    for (name, hook) in PROGRAMS {
+/// A program that was put in force, and its id in the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loaded {
+    pub name: &'static str,
+    hook: Hook,
+    id: u32,
+}
+
+/// The programs of a loaded object.
+pub(super) fn loaded(kernel: &Ebpf) -> Result<Vec<Loaded>, CaptureError> {
+    let of = |(name, hook): (&'static str, Hook)| {
         let program = kernel.program(name).ok_or(CaptureError::Missing(name))?;
-        let id = program.info().map_err(|source| CaptureError::Program { name, source: Box::new(source) })?.id();
-        let pin = directory.join(format!("link_{name}"));
+        let info = program.info().map_err(|source| CaptureError::Program { name, source: Box::new(source) })?;
+        Ok(Loaded { name, hook, id: info.id() })
+    };
+    PROGRAMS.into_iter().map(of).collect()
+}
+
+impl Loaded {
+    /// Asks the kernel whether this program is what runs at its hook: the pinned link leads to it, and it is effective at the
+    /// root of the hierarchy.
+    pub(super) fn in_force(&self, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<bool, CaptureError> {
+        let pin = directory.join(format!("link_{}", self.name));
         let link = FdLink::from(PinnedLink::from_pin(&pin)?);
-        let linked = link.info()?.program_id() == id;
-        let effective = match hook {
-            Hook::Cgroup(kind) => {
-                sys::effective_programs(cgroup, kind).map_err(|error| CaptureError::Pin(pin, error))?.contains(&id)
-            }
-            Hook::Tracepoint(_) => true,
-        };
-        if !linked || !effective {
-            return Err(CaptureError::NotInForce(name));
-        }
+        let linked = link.info()?.program_id() == self.id;
+        Ok(linked
+            && match self.hook {
+                Hook::Cgroup(kind) => sys::effective_programs(cgroup, kind)
+                    .map_err(|error| CaptureError::Pin(pin, error))?
+                    .contains(&self.id),
+                Hook::Tracepoint(_) => true,
+            })
     }
-    Ok(())
 }
 
 /// What [`uninstall`] has removed.

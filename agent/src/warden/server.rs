@@ -267,6 +267,7 @@ impl Session<'_> {
                 };
                 send(answer, &[])
             }
+            Call::Missing => send(Answer::Missing(capture.missing()), &[]),
         }
     }
 

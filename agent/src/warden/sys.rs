@@ -236,6 +236,14 @@ fn statx(directory: RawFd, name: &CStr) -> io::Result<FileStatus> {
     })
 }
 
+/// Whether a file has an access control list beside its mode.
+pub(super) fn has_access_list(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let name = c"system.posix_acl_access";
+    // SAFETY: both names end with a zero byte, and without room for it no value is written.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) > 0 }
+}
+
 /// Registers a non-blocking descriptor with the current Tokio runtime.
 pub(super) fn register(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an owned descriptor stays open, and stays the same, for as long as it is owned.

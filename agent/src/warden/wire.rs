@@ -55,6 +55,8 @@ pub(super) enum Call {
     },
     /// How often did what happen?
     Counters,
+    /// Which programs are no longer in force?
+    Missing,
 }
 
 /// An answer.
@@ -87,6 +89,8 @@ pub(super) enum Answer {
     Opened,
     /// To `Counters`.
     Counters(BTreeMap<String, u64>),
+    /// To `Missing`.
+    Missing(Vec<String>),
     /// To anything that will not be done.
     Refused(String),
 }

@@ -14,15 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // The records that a protocol writes are nouns of the log; the log itself it reaches through the gate.
     (
         "protocol",
-        &[
-            "gate",
-            "masking",
-            "model",
-            "config",
-            "recording::Event",
-            "recording::Failure",
-            "recording::SessionStart",
-        ],
+        &["gate", "masking", "model", "config", "recording::Event", "recording::Failure", "recording::SessionStart"],
     ),
     ("gate", &["masking", "model", "recording::Append", "recording::Decision", "recording::Event"]),
     ("warden", &["model", "config"]),

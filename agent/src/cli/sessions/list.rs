@@ -7,11 +7,16 @@ use crate::{
     cli::{
         Failure, Global,
         client::Client,
-        output::{Colour, Out, duration, local, micros_between},
+        output::{Colour, Out, duration, local, local_short, micros_between},
     },
     control::{Reply, Request},
     recording::{Filter, Page, State, Summary, Verdicts},
 };
+
+/// Columns where there is room for them.
+const HEADER: &[&str] = &["ID", "BEGAN", "LASTED", "STATE", "USER", "EXE", "ROLES", "TARGET", "OPERATIONS", "DENIED"];
+/// Columns of a narrow terminal.
+const NARROW_HEADER: &[&str] = &["ID", "BEGAN", "STATE", "USER", "EXE", "TARGET", "DENIED"];
 
 /// Options.
 #[derive(Debug, Args)]
@@ -83,7 +88,10 @@ fn print(page: &Page, out: &mut Out) -> Result<(), Failure> {
         return Ok(out.line("no sessions")?);
     }
     let rows: Vec<Vec<String>> = page.sessions.iter().map(row).collect();
-    out.table(&["ID", "BEGAN", "LASTED", "STATE", "USER", "EXE", "ROLES", "TARGET", "OPERATIONS", "DENIED"], &rows)?;
+    match out.fits(HEADER, &rows) {
+        true => out.table(HEADER, &rows)?,
+        false => out.table(NARROW_HEADER, &page.sessions.iter().map(narrow_row).collect::<Vec<_>>())?,
+    }
     if let Some(next) = &page.next {
         out.line(out.paint(Colour::Dim, &format!("more: --before {next}")))?;
     }
@@ -91,30 +99,53 @@ fn print(page: &Page, out: &mut Out) -> Result<(), Failure> {
 }
 
 fn row(session: &Summary) -> Vec<String> {
-    let state = match session.state {
+    vec![
+        session.session.clone(),
+        local(session.started),
+        session.ended.map_or_else(nothing, |ended| duration(micros_between(session.started, ended))),
+        state(session).into(),
+        user(session),
+        session.exe.clone().unwrap_or_else(nothing),
+        if session.roles.is_empty() { nothing() } else { session.roles.join(" ") },
+        session.target.clone().unwrap_or_else(nothing),
+        session.operations.to_string(),
+        session.denied.to_string(),
+    ]
+}
+
+/// For a narrow terminal: `sessions show` tells the rest. A program is shown by the name of its file.
+fn narrow_row(session: &Summary) -> Vec<String> {
+    let exe = session.exe.as_deref().map(|exe| exe.rsplit('/').next().unwrap_or(exe).to_owned());
+    vec![
+        session.session.clone(),
+        local_short(session.started),
+        state(session).into(),
+        user(session),
+        exe.unwrap_or_else(nothing),
+        session.target.clone().unwrap_or_else(nothing),
+        format!("{} of {}", session.denied, session.operations.max(session.denied)),
+    ]
+}
+
+fn nothing() -> String {
+    "-".into()
+}
+
+fn state(session: &Summary) -> &'static str {
+    match session.state {
         State::Open => "open",
         State::Ended => "ended",
         State::Refused => "refused",
         State::Lost => "lost",
-    };
-    let user = match (&session.user, session.uid) {
+    }
+}
+
+fn user(session: &Summary) -> String {
+    match (&session.user, session.uid) {
         (Some(user), _) => user.clone(),
         (None, Some(uid)) => uid.to_string(),
-        (None, None) => "-".into(),
-    };
-    let some = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-    vec![
-        session.session.clone(),
-        local(session.started),
-        session.ended.map_or_else(|| "-".into(), |ended| duration(micros_between(session.started, ended))),
-        state.into(),
-        user,
-        some(&session.exe),
-        session.roles.join(" "),
-        some(&session.target),
-        session.operations.to_string(),
-        session.denied.to_string(),
-    ]
+        (None, None) => nothing(),
+    }
 }
 
 /// A time, or how long ago.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 
-use super::story::{self, Decided, Event, Finished, Process, Refusal, Start};
+use super::story::{self, Decided, Event, Finished, Flow, Process, Refusal, Start};
 use crate::{
     cli::{
         Failure, Global,
@@ -123,6 +123,9 @@ fn header(start: &Start, out: &mut Out) -> Result<(), Failure> {
 fn refused(refusal: &Refusal, out: &mut Out) -> Result<(), Failure> {
     if let Some(principal) = &refusal.principal {
         process(&principal.process, &principal.roles, out)?;
+    } else if let Some(noted) = &refusal.flow {
+        let Flow { tgid, uid, destination } = noted;
+        field(out, "noted", &format!("pid {tgid} of uid {uid} connected to {destination}"))?;
     }
     field(out, "target", refusal.target.as_deref().unwrap_or("unknown"))?;
     match &refusal.rule {

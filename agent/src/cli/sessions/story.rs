@@ -59,6 +59,8 @@ pub struct Principal {
 /// The connection.
 #[derive(Debug, Deserialize)]
 pub struct Flow {
+    pub tgid: u32,
+    pub uid: u32,
     pub destination: String,
 }
 
@@ -88,6 +90,7 @@ pub struct Executable {
 pub struct Refusal {
     pub target: Option<String>,
     pub principal: Option<Principal>,
+    pub flow: Option<Flow>,
     pub reason: String,
     pub rule: Option<String>,
 }

@@ -89,6 +89,8 @@ pub enum Ask {
 pub enum Close {
     /// The client said `Terminate`.
     Terminated,
+    /// The client has closed its side without a word.
+    Left,
     /// The client broke the protocol.
     Client(&'static str),
     /// The server broke the protocol, or did what cannot be followed.

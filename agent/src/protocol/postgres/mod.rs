@@ -54,11 +54,17 @@ pub fn serve(socket: TcpStream, connection: Connection) -> Boxed<'static, ()> {
 struct Refusal {
     native: Box<NativeError>,
     denial: Box<Denial>,
+    /// Whether it is for the operator to mend, and not about what the client wished.
+    is_trouble: bool,
 }
 
 impl Refusal {
     fn new(native: NativeError, denial: Denial) -> Self {
-        Self { native: Box::new(native), denial: Box::new(denial) }
+        Self { native: Box::new(native), denial: Box::new(denial), is_trouble: false }
+    }
+
+    fn trouble(self, is_trouble: bool) -> Self {
+        Self { is_trouble, ..self }
     }
 }
 
@@ -78,10 +84,14 @@ async fn session(socket: TcpStream, connection: Connection) {
     let begun = timeout(upstream::PATIENCE, begin(&connection, &mut client, &startup)).await;
     match begun.unwrap_or_else(|_| Err(UpstreamError::Late.into())) {
         Ok((session, key)) => {
+            connection.host.attempted(&connection.target.name, None);
             relay(session, *client).await;
             drop(key);
         }
         Err(refusal) => {
+            if refusal.is_trouble {
+                connection.host.attempted(&connection.target.name, Some(&refusal.denial.reason));
+            }
             record_refusal(&connection, &refusal.denial);
             farewell(*client, &refusal.native).await;
         }
@@ -213,6 +223,7 @@ fn record_refusal(connection: &Connection, denial: &Denial) {
     let event = Event::ConnectionRefused {
         target: Some(connection.target.name.clone()),
         principal: Some(Arc::clone(&connection.principal)),
+        flow: None,
         reason: denial.reason.clone(),
         rule: denial.rule.clone(),
     };
@@ -229,7 +240,7 @@ impl From<Denial> for Refusal {
 
 impl From<UpstreamError> for Refusal {
     fn from(error: UpstreamError) -> Self {
-        Self::new(error.native(), Denial::closed(error.to_string()))
+        Self::new(error.native(), Denial::closed(error.to_string())).trouble(!error.is_about_the_client())
     }
 }
 
@@ -248,6 +259,7 @@ impl From<TlsError> for Refusal {
 impl From<DatabaseError> for Refusal {
     fn from(error: DatabaseError) -> Self {
         let reason = error.to_string();
-        Self::new(NativeError::fatal(error::CONFIGURATION, format!("Postern: {reason}")), Denial::closed(reason))
+        let native = NativeError::fatal(error::CONFIGURATION, format!("Postern: {reason}"));
+        Self::new(native, Denial::closed(reason)).trouble(true)
     }
 }

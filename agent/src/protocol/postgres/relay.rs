@@ -142,6 +142,7 @@ impl Session {
             // What the policies say goes before what we cannot prove.
             Ask::Decide(Some(unproven)) | Ask::Foresee(Some(unproven)) => self.object(&held, unproven),
         };
+        let verdict = verdict.map_err(|denial| explained(denial, &held));
         let epoch = self.gate.epoch();
         self.machine.decided(held, verdict, epoch, Instant::now());
     }
@@ -215,9 +216,23 @@ impl Session {
     }
 }
 
+/// Says to the client what `sql:opaque` is: most often the denial of it is a mistyped statement.
+fn explained(denial: Denial, held: &crate::gate::Held) -> Denial {
+    let is_opaque = held.action().requests.iter().any(|request| request.action == "sql:opaque");
+    match &denial.hint {
+        Some(hint) if is_opaque => {
+            let hint =
+                format!("{hint} That is what could not be understood: a syntax error, or SQL unknown to Postern.");
+            denial.with_hint(hint)
+        }
+        _ => denial,
+    }
+}
+
 fn describe(close: &Close) -> String {
     match close {
         Close::Terminated => "the client ended the session".into(),
+        Close::Left => "the client is gone".into(),
         Close::Client(what) | Close::Agent(what) => (*what).into(),
         Close::Server(what) => format!("the target cannot be followed: {what}"),
         Close::Ended(code) => format!("the target ended the session (SQLSTATE {code})"),

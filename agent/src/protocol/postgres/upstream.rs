@@ -109,6 +109,12 @@ impl From<WireError> for UpstreamError {
 }
 
 impl UpstreamError {
+    /// Whether it is about what the client asked for: a database that is not there, a setting that is not one.
+    #[must_use]
+    pub fn is_about_the_client(&self) -> bool {
+        matches!(self, Self::Session { code, .. } if matches!(code.as_str(), "3D000" | "22023" | "42704"))
+    }
+
     /// For the client.
     #[must_use]
     pub fn native(&self) -> NativeError {
@@ -132,8 +138,13 @@ impl UpstreamError {
             },
             Self::Setting(_) => error::NOT_SUPPORTED,
         };
-        let native = NativeError::fatal(code, format!("Postern: {self}"));
+        let native = match self {
+            // It may name files, which are no business of the client.
+            Self::Host(_) => NativeError::fatal(code, "Postern: the agent cannot use its configuration for the target"),
+            _ => NativeError::fatal(code, format!("Postern: {self}")),
+        };
         match self {
+            Self::Host(_) => native.hint("Tell the operator of Postern: `postern status` says why."),
             Self::Refused(_) | Self::NoPassword | Self::Proof => {
                 native.hint("The credential is the agent's, not yours. Tell the operator of Postern.")
             }

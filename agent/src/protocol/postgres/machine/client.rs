@@ -38,7 +38,6 @@ impl Machine {
             None => match frame::take(&mut self.from_client, frame::client_limit) {
                 Ok(Some(frame)) => frame,
                 Ok(None) if self.ended => {
-                    self.ended = false;
                     self.from_client.clear();
                     self.from_client.extend_from_slice(&message::write_bare(from_client::TERMINATE));
                     return true;
@@ -82,7 +81,7 @@ impl Machine {
                 return Ok(Outcome::Wait(frame));
             }
             self.housekeeping(frame.bytes);
-            self.close(Close::Terminated);
+            self.close(if self.ended { Close::Left } else { Close::Terminated });
             return Ok(Outcome::Done);
         }
         if matches!(self.client, Client::Discarding) {

@@ -84,7 +84,7 @@ impl<'a> Walker<'a> {
         for candidate in candidates {
             match candidate.relation {
                 Some(relation) => self.proof.open(relation),
-                None => self.proof.obscure(format!("the catalogue has no relation {}", candidate.name)),
+                None => self.proof.no_relation(&candidate.name),
             }
         }
     }

@@ -73,9 +73,18 @@ impl<'a> Proof<'a> {
 
     /// Something is used that may show masked columns, for all that is known.
     pub(super) fn obscure(&mut self, reason: String) {
+        self.obscure_with(reason, "Read the columns of tables directly, with built-in functions only.");
+    }
+
+    /// A relation is named that the catalogue does not have: most often by mistake.
+    pub(super) fn no_relation(&mut self, name: &str) {
+        self.obscure_with(format!("the catalogue has no relation {name}"), "Check the spelling, and the schema.");
+    }
+
+    fn obscure_with(&mut self, reason: String, hint: &str) {
         self.obscured = true;
         if self.masking.hides() {
-            self.refuse(reason, "Read the columns of tables directly, with built-in functions only.");
+            self.refuse(reason, hint);
         }
     }
 

@@ -1,0 +1,158 @@
+//! Whether the proxy will be able to read what it reads by itself: the policies. A proxy that ends at once for want of a
+//! permission would leave the host closed, and its operator with a puzzle.
+//!
+//! *Invariant:* this is a courtesy, no protection: the kernel decides, when the proxy opens a file.
+
+use std::{
+    ffi::CString,
+    fs::{self, Metadata},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Gid, Uid, User, getgrouplist};
+
+use super::{host::AgentUser, sys};
+
+const READ: u32 = 0o4;
+const SEARCH: u32 = 0o1;
+
+/// Refuses a directory of policies that the agent's user could not read, with all `*.cedar` in it.
+pub(super) fn check_policies(directory: &Path, user: AgentUser) -> Result<(), AccessError> {
+    let failed = |error| AccessError::Unknown(directory.into(), error);
+    let user = Reader::new(user);
+    let real = directory.canonicalize().map_err(failed)?;
+    for ancestor in real.ancestors().skip(1) {
+        check(ancestor, SEARCH, &user)?;
+    }
+    check(&real, READ | SEARCH, &user)?;
+    for entry in fs::read_dir(&real).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "cedar") {
+            check(&path, READ, &user)?;
+        }
+    }
+    Ok(())
+}
+
+/// A user with all groups that a service manager would give it.
+struct Reader {
+    uid: Uid,
+    groups: Vec<Gid>,
+}
+
+impl Reader {
+    fn new(user: AgentUser) -> Self {
+        let name = User::from_uid(user.uid).ok().flatten().and_then(|user| CString::new(user.name).ok());
+        let groups = name.and_then(|name| getgrouplist(&name, user.gid).ok()).unwrap_or_else(|| vec![user.gid]);
+        Self { uid: user.uid, groups }
+    }
+}
+
+fn check(path: &Path, needed: u32, user: &Reader) -> Result<(), AccessError> {
+    let found = fs::metadata(path).map_err(|error| AccessError::Unknown(path.into(), error))?;
+    // An access control list may say more than the mode does.
+    if permits(&found, needed, user) || sys::has_access_list(path) {
+        return Ok(());
+    }
+    let remedy = if needed & SEARCH == 0 {
+        "o+r"
+    } else if needed & READ == 0 {
+        "o+x"
+    } else {
+        "o+rx"
+    };
+    Err(AccessError::Denied { path: path.into(), uid: user.uid.as_raw(), remedy })
+}
+
+/// As the kernel does: the first class that the user is in decides.
+fn permits(found: &Metadata, needed: u32, user: &Reader) -> bool {
+    let class = if user.uid.is_root() {
+        return true;
+    } else if found.uid() == user.uid.as_raw() {
+        6
+    } else if user.groups.contains(&Gid::from_raw(found.gid())) {
+        3
+    } else {
+        0
+    };
+    (found.mode() >> class) & needed == needed
+}
+
+/// The proxy could not read its policies.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// A directory or file is closed to it.
+    #[error(
+        "agent.policies: {path} cannot be read by the proxy, which runs as uid {uid} (agent.user); \
+         allow it with `chmod {remedy} {path}`",
+        path = path.display()
+    )]
+    Denied {
+        /// The directory or file.
+        path: PathBuf,
+        /// Who needs it.
+        uid: u32,
+        /// What would help.
+        remedy: &'static str,
+    },
+    /// It cannot be looked at.
+    #[error("agent.policies: {0}: {1}")]
+    Unknown(PathBuf, #[source] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    /// Owns nothing, and is in no group.
+    const STRANGER: AgentUser = AgentUser { uid: Uid::from_raw(3_999_999), gid: Gid::from_raw(3_999_999) };
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_the_proxy_cannot_read_is_named_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let policies = dir.path().join("policies");
+        let file = policies.join("all.cedar");
+        fs::create_dir(&policies).unwrap();
+        fs::write(&file, "").unwrap();
+        fs::write(policies.join("notes.txt"), "").unwrap();
+        mode(&policies.join("notes.txt"), 0o600);
+        let denied = || match check_policies(&policies, STRANGER) {
+            Ok(()) => None,
+            Err(AccessError::Denied { path, remedy, .. }) => Some((path, remedy)),
+            Err(other) => panic!("{other}"),
+        };
+        for (dir_mode, policies_mode, file_mode, expected) in [
+            (0o711, 0o755, 0o644, None),
+            (0o700, 0o755, 0o644, Some((dir.path(), "o+x"))),
+            (0o755, 0o711, 0o644, Some((policies.as_path(), "o+rx"))),
+            (0o755, 0o750, 0o644, Some((policies.as_path(), "o+rx"))),
+            (0o755, 0o755, 0o640, Some((file.as_path(), "o+r"))),
+        ] {
+            mode(dir.path(), dir_mode);
+            mode(&policies, policies_mode);
+            mode(&file, file_mode);
+            let expected = expected.map(|(path, remedy)| (path.canonicalize().unwrap(), remedy));
+            assert_eq!(denied(), expected, "{dir_mode:o} {policies_mode:o} {file_mode:o}");
+        }
+    }
+
+    #[test]
+    fn the_first_class_that_the_user_is_in_decides() {
+        let dir = tempfile::tempdir().unwrap();
+        mode(dir.path(), 0o077);
+        let found = fs::metadata(dir.path()).unwrap();
+        let (owner, group) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
+        let permits = |uid, gid| permits(&found, READ, &Reader { uid, groups: vec![gid] });
+        assert!(permits(STRANGER.uid, STRANGER.gid));
+        assert!(permits(STRANGER.uid, group));
+        assert_eq!(permits(owner, group), owner.is_root());
+    }
+}

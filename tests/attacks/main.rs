@@ -161,7 +161,7 @@ impl World {
         let proxy = Pid::from_raw(proxy as i32);
         let since = self.refusals()?.len();
         kill(proxy, Signal::SIGSTOP).map_err(|error| error.to_string())?;
-        let outcome = (|| {
+        let outcome: Outcome<_> = (|| {
             // Reusing a pid needs root; the script gives it up afterwards.
             let mut attack = match name {
                 "pid-reuse" => self.attack(0, name, &[args[0], &uid.to_string()]),

@@ -35,6 +35,8 @@ pub fn all(server: &Postgres) -> Vec<Case<'_>> {
         case(server, "SQL's PREPARE, EXECUTE, DECLARE and FETCH", names::sql_names),
         case(server, "tables made within a transaction are known there", names::made_in_transaction),
         case(server, "prepared statements outlive a change of the catalogue", names::outlive),
+        case(server, "a name that stands for something else by now is not run", names::renamed),
+        case(server, "names that SQL makes are bounded", names::many),
         case(server, "a role that may unmask sees all, and the log does not", masking::unmasked),
         case(server, "a masked column that does not exist closes the target", masking::missing_column),
         case(server, "observe mode blocks and masks nothing but the log", masking::observe),

@@ -36,6 +36,23 @@ CREATE TABLE public.staff (desk text) INHERITS (public.people);
 CREATE TABLE public.events (at date, card text) PARTITION BY RANGE (at);
 CREATE TABLE public.events_2024 PARTITION OF public.events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
 
+-- Constraints that look at masked columns (pin, high, and card of charges), and columns that are made of one.
+CREATE TABLE public.cards (
+    id     int PRIMARY KEY,
+    holder text,
+    low    int,
+    high   int,
+    pin    text UNIQUE,
+    first  text GENERATED ALWAYS AS (left(pin, 1)) STORED,
+    twice  int GENERATED ALWAYS AS (low * 2) STORED,
+    mark   int,
+    UNIQUE (mark, high),
+    CHECK (low < high)
+);
+CREATE TABLE public.charges (id int, pin text REFERENCES public.cards (pin), card int REFERENCES public.cards (id));
+CREATE UNIQUE INDEX ON public.staff (passport);
+CREATE UNIQUE INDEX ON public.events_2024 (lower(card));
+
 CREATE VIEW public.open_orders AS SELECT id, total FROM public.orders;
 CREATE VIEW public.directory AS SELECT id, name, ssn FROM public.customers;
 CREATE MATERIALIZED VIEW public.totals AS SELECT customer_id, sum(total) AS total FROM public.orders GROUP BY customer_id;

@@ -24,7 +24,7 @@ const REQUESTS: usize = 325;
 const ASKED: usize = 195;
 
 /// Texts with an expected answer.
-const PROOFS: usize = 124;
+const PROOFS: usize = 165;
 
 /// Texts that psql sends.
 const PSQL: usize = 85;

@@ -11,8 +11,9 @@ pub fn masking(server: &Postgres) -> Outcome {
         &psql(&proxy, "SELECT * FROM customers ORDER BY id")?,
         "1|Ada|***3333|a***@***.org|1815-01-01\n2|Grace|***6666|g***@***.com|1906-01-01",
     )?;
-    let error = fails(&proxy, "INSERT INTO customers VALUES (3, 'x', '111-22-3333')")?;
-    holds(&error, "duplicate key value violates unique constraint")?;
+    // The server quotes the row in the detail.
+    let error = fails(&proxy, "UPDATE customers SET name = NULL WHERE id = 1")?;
+    holds(&error, "null value in column \"name\"")?;
     lacks(&error, "111-22")?;
     let log = proxy.log_text();
     for value in ["111-22", "ada@example", "1815-12", "444-55"] {
@@ -75,6 +76,10 @@ const CURIOUS: &[&str] = &[
     "SELECT length(email) FROM customers",
     "SELECT CASE WHEN ssn LIKE '1%' THEN 1 ELSE 1/0 END FROM customers",
     "INSERT INTO customers VALUES (1, 'x', 'y')",
+    "INSERT INTO customers VALUES (3, 'x', '111-22-3333')",
+    "INSERT INTO customers VALUES (3, 'x', '111-22-3333') ON CONFLICT DO NOTHING",
+    "UPDATE customers SET ssn = '444-55-6666' WHERE id = 1",
+    "SELECT ssn AS s, count(*) FROM customers GROUP BY ROLLUP (s)",
     "INSERT INTO customers VALUES (3, 'x', NULL)",
     "UPDATE customers SET name = ssn",
     "UPDATE customers SET name = 'x' WHERE ssn = '111-22-3333'",
@@ -112,7 +117,8 @@ pub fn non_interference(server: &Postgres) -> Outcome {
         let seen = CURIOUS.iter().map(|sql| session(&proxy, &format!("{sql};\n"))).collect::<Outcome<_>>()?;
         let log = proxy.log();
         let mut shown = String::new();
-        for record in &log {
+        // The end of a session may come after the beginning of the next, or too late.
+        for record in log.iter().filter(|record| record["event"] != "session-ended") {
             for field in ["text", "parameters", "rows", "columns", "error", "tag", "verdict", "reason"] {
                 shown.push_str(&record[field].to_string());
             }

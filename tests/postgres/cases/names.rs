@@ -85,3 +85,50 @@ pub fn outlive(server: &Postgres) -> Outcome {
     })
     .and_then(|ssn| expect(&ssn, "***3333"))
 }
+
+/// A portal of FETCH or EXECUTE runs what its name stands for when it runs, in columns as they were when it was bound.
+pub fn renamed(server: &Postgres) -> Outcome {
+    let proxy = masked(server).start()?;
+    for (define, forget, run) in
+        [("DECLARE n CURSOR FOR", "CLOSE n", "FETCH 2 FROM n"), ("PREPARE n AS", "DEALLOCATE n", "EXECUTE n")]
+    {
+        let seen = client(&proxy, async |client| {
+            let transaction = client.transaction().await?;
+            transaction.batch_execute(&format!("{define} SELECT name FROM customers")).await?;
+            let statement = transaction.prepare(run).await?;
+            let portal = transaction.bind(&statement, &[]).await?;
+            transaction.batch_execute(&format!("{forget}; {define} SELECT ssn FROM customers")).await?;
+            let rows = transaction.query_portal(&portal, 0).await;
+            Ok(rows.map(|rows| rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()))
+        })?;
+        match seen {
+            Err(error) if error.code().is_some_and(|code| code.code() == "42501") => {}
+            seen => return Err(format!("{run}: {seen:?}")),
+        }
+    }
+    lacks(&proxy.log_text(), "111-22")
+}
+
+/// Names that SQL makes are as few as those of the protocol, and so is what is kept of their texts.
+pub fn many(server: &Postgres) -> Outcome {
+    let proxy = masked(server).start()?;
+    let prepare =
+        |from: usize, to: usize| (from..to).map(|number| format!("PREPARE p{number} AS SELECT 1;")).collect::<String>();
+    client(&proxy, async |client| {
+        let refused = client.batch_execute(&prepare(0, 1_000)).await.err().map(|error| format!("{error:?}"));
+        let mut failed = None;
+        for batch in 0..50 {
+            if let Err(error) = client.batch_execute(&prepare(batch * 100, batch * 100 + 100)).await {
+                failed = Some((batch, format!("{error:?}")));
+                break;
+            }
+        }
+        Ok((refused, failed))
+    })
+    .and_then(|(refused, failed)| {
+        holds(&refused.unwrap_or_default(), "at once")?;
+        let (batch, error) = failed.unwrap_or_default();
+        holds(&error, "at most")?;
+        expect(&batch.to_string(), "41")
+    })
+}

@@ -78,11 +78,11 @@ SELECT ssn FROM public.customers WHERE id = 1 FOR UPDATE;
 
 -- case: a write of a constant
 -- answer: by-origin
-UPDATE public.customers SET ssn = '111-22-3333' WHERE id = 1;
+UPDATE public.customers SET email = 'a@b.c' WHERE id = 1;
 
 -- case: an insert with RETURNING
 -- answer: by-origin
-INSERT INTO public.customers (id, ssn) VALUES (7, '1') RETURNING id, ssn;
+INSERT INTO public.customers (id, email) VALUES (7, '1') RETURNING id, ssn;
 
 -- case: RETURNING everything
 -- answer: by-origin
@@ -110,7 +110,7 @@ COPY public.customers (id, name) TO STDOUT;
 
 -- case: COPY into the table
 -- answer: by-origin
-COPY public.customers FROM STDIN;
+COPY public.customers (id, name) FROM STDIN;
 
 -- case: TRUNCATE
 -- answer: by-origin
@@ -480,7 +480,7 @@ INSERT INTO public.customers (id, ssn) VALUES (9, '1') ON CONFLICT ON CONSTRAINT
 
 -- case: ON CONFLICT by a column that is not masked
 -- answer: by-origin
-INSERT INTO public.customers (id, ssn) VALUES (9, '1') ON CONFLICT (id) DO NOTHING;
+INSERT INTO public.customers (id, email) VALUES (9, '1') ON CONFLICT (id) DO NOTHING;
 
 -- case: CLUSTER orders the rows
 -- answer: unproven CLUSTER

@@ -272,7 +272,7 @@ impl Machine {
                     Err(_) => self.close(Close::Agent("a permit came for another operation")),
                 }
             }
-            Err(denial) => self.refuse(deciding.simple(), &NativeError::denied(&denial)),
+            Err(denial) => self.refuse(deciding.simple(), &NativeError::denied(&deciding.explain(denial))),
         }
     }
 

@@ -237,9 +237,11 @@ impl Machine {
             return Ok(self.refuse_or_pass(&error, frame));
         };
         if !portal.understood.holds(self.stamp) && !self.observes() {
+            // The server looks names up again when the portal runs, but shows what it finds in the columns of then.
+            let renamed = portal.understood.statement.looks_up_names;
             let Some(now) = self.meaning(&bound.prepared) else { return Ok(Outcome::Wait(frame)) };
-            if !now.same(&portal.understood) {
-                let denial = Denial::closed("this statement means something else than when it was bound")
+            if renamed || !now.same(&portal.understood) {
+                let denial = Denial::closed("this statement may mean something else than when it was bound")
                     .with_hint("Bind it again.");
                 self.refuse(false, &NativeError::denied(&denial));
                 return Ok(Outcome::Done);

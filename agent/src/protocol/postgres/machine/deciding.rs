@@ -13,7 +13,7 @@ use super::{
     answer::{Answer, Operation},
     client::Outcome,
     from_client, message,
-    names::{Bound, Change, NAME_LENGTH, Portal, Prepared, Source, Understood},
+    names::{Bound, Change, NAME_LENGTH, NAMES, Portal, Prepared, Source, Understood},
 };
 use crate::{
     gate::{Held, Released},
@@ -37,6 +37,19 @@ impl Deciding {
     /// Whether it is answered up to `ReadyForQuery`.
     pub(super) fn simple(&self) -> bool {
         matches!(self, Self::Query { .. } | Self::Call)
+    }
+
+    /// A denial of it, with what was wrong with a text that could not be read: that is a slip more often than an attack.
+    pub(super) fn explain(&self, denial: Denial) -> Denial {
+        let statement = match self {
+            Self::Query { understood } => understood.as_ref().map(|understood| Arc::clone(&understood.statement)),
+            Self::Parse { prepared, .. } => Some(prepared.understood().statement),
+            Self::Bind { .. } | Self::Call => None,
+        };
+        match statement.as_ref().and_then(|statement| statement.unread.as_ref()) {
+            Some(unread) => denial.with_hint(format!("The statement could not be read: {unread}.")),
+            None => denial,
+        }
     }
 }
 
@@ -88,6 +101,11 @@ impl Machine {
         }
         if odd {
             return Some(Denial::closed("the name of a prepared statement or cursor is too long"));
+        }
+        let defines = |part: &sql::Part| matches!(part.effect, Effect::Prepare { .. } | Effect::Declare { .. });
+        if statement.parts.iter().any(defines) && !self.queue.count(&self.committed).has_room() {
+            let reason = format!("a session has at most {NAMES} prepared statements here, and as many portals");
+            return Some(Denial::closed(reason).with_hint("Close or deallocate some."));
         }
         // In a failed transaction the catalogue cannot be read; one ROLLBACK may be followed by anything.
         (self.stale && statement.parts.len() > 1)

@@ -113,6 +113,7 @@ impl Machine {
             parts: vec![part],
             unknown_names: false,
             looks_up_names: false,
+            unread: None,
         };
         Understood { statement: Arc::new(statement), text: "".into(), stamp: self.stamp }
     }
@@ -166,8 +167,15 @@ impl Names for Lookups<'_> {
         let Some(prepared) = prepared else { return Vec::new() };
         let understood = prepared.understood();
         // The server analyses a prepared statement again when the catalogue has changed: so is it here.
-        let now = understood.stamp.view == machine.stamp.view;
-        vec![if now { understood.statement } else { machine.meaning_without_names(&prepared.source).statement }]
+        if understood.stamp.view == machine.stamp.view {
+            return vec![understood.statement];
+        }
+        let anew = machine.meaning_without_names(&prepared.source);
+        if matches!(prepared.source, Source::Prepare(..)) {
+            // It can lead to no other names, so this is what it means: a text may ask a thousand times.
+            prepared.understand(anew.clone());
+        }
+        vec![anew.statement]
     }
 
     fn cursor(&self, name: &str) -> Vec<Arc<Statement>> {

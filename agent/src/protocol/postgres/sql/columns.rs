@@ -49,7 +49,20 @@ impl Walker<'_> {
         if hidden && place == Place::Inside {
             self.proof.hidden(name, "elsewhere than as a plain output column");
         }
+        // It may be a masked column that has another name since.
+        if !self.knows(name) && self.scopes.iter().flatten().any(|item| item.hides) {
+            self.findings.unknown_names = true;
+            self.proof.unresolved(name.into());
+        }
         self.note_read(name);
+    }
+
+    /// Whether anything in scope has a column of this name, for all that is known, or is called so itself.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.scopes
+            .iter()
+            .flatten()
+            .any(|item| !item.known || item.name == name || item.relations.iter().any(|relation| relation.has(name)))
     }
 
     /// A table that is written is read if the innermost level that knows this name knows it there.
@@ -109,6 +122,7 @@ impl Walker<'_> {
                                 hidden = Some("elsewhere than as a plain output column");
                             }
                         } else if !relation.has(name) && masking.hides_in(relation.oid) {
+                            self.findings.unknown_names = true;
                             hidden = Some("as part of a whole row");
                         }
                     }

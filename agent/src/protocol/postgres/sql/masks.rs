@@ -45,7 +45,7 @@ impl Masking {
     /// Resolves the rules that hold in this database, everything hidden.
     ///
     /// A column that is masked in a table is masked in all that inherit from it, and in all that those inherit from:
-    /// reading a parent shows its children's rows.
+    /// reading a parent shows its children's rows. A generated column is redacted if a column is masked that it is made of.
     ///
     /// # Errors
     /// The rule whose column does not exist. The target must then be closed: nobody knows where its data went.
@@ -74,6 +74,16 @@ impl Masking {
             for relation in related(oid, catalogue).iter().filter_map(|oid| catalogue.relation(*oid)) {
                 mask(&mut masked, relation, rule);
             }
+        }
+        // Whatever is computed of a masked column would show it.
+        for (oid, attribute, source) in catalogue.generated() {
+            let (Some(source), Some(relation)) = (masked.get(&(*oid, *source)), catalogue.relation(*oid)) else {
+                continue;
+            };
+            let Some(column) = relation.column(*attribute) else { continue };
+            let generated =
+                MaskedColumn { attribute: *attribute, column: column.into(), style: Style::Redact, ..source.clone() };
+            masked.entry((*oid, *attribute)).or_insert(generated);
         }
         let tables = masked.keys().map(|(oid, _)| *oid).collect();
         let everything = Self { masked: Arc::new(masked), tables: Arc::new(tables), ..Self::default() };
@@ -174,17 +184,13 @@ fn mask(masked: &mut BTreeMap<(u32, i16), MaskedColumn>, relation: &Relation, ru
 
 /// Everything that inherits from a table, and everything that the table or one of those inherits from.
 fn related(oid: u32, catalogue: &Catalogue) -> BTreeSet<u32> {
-    let mut found = BTreeSet::from([oid]);
-    reach(&mut found, |from| catalogue.inheritance().iter().filter(move |edge| edge.1 == from).map(|edge| edge.0));
-    reach(&mut found, |from| catalogue.inheritance().iter().filter(move |edge| edge.0 == from).map(|edge| edge.1));
-    found
-}
-
-fn reach<I: Iterator<Item = u32>>(found: &mut BTreeSet<u32>, next: impl Fn(u32) -> I) {
+    let mut found = catalogue.descendants(oid);
     let mut fresh: Vec<u32> = found.iter().copied().collect();
-    while let Some(oid) = fresh.pop() {
-        fresh.extend(next(oid).filter(|oid| found.insert(*oid)).collect::<Vec<_>>());
+    while let Some(child) = fresh.pop() {
+        let parents = catalogue.inheritance().iter().filter(|edge| edge.0 == child).map(|edge| edge.1);
+        fresh.extend(parents.filter(|parent| found.insert(*parent)).collect::<Vec<_>>());
     }
+    found
 }
 
 /// A masked column does not exist.

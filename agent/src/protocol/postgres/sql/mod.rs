@@ -42,9 +42,8 @@
 //!
 //! # What an answer may show
 //!
-//! `proof` says what is proven from the text. A row that cannot be inserted because a unique masked column already has
-//! its value still says so: the server's error code, or the count of `ON CONFLICT DO NOTHING`, tells it to whoever may
-//! insert. The proof is as good as the snapshot. Since the server names the origin of every output column, a caller
+//! `proof` says what is proven from the text, and `ties` what a constraint would tell whose answer depends on a masked
+//! column. The proof is as good as the snapshot. Since the server names the origin of every output column, a caller
 //! should mask by [`Masking::cover`] in [`Answer::Clear`] answers as well: that can only add masking.
 
 pub mod catalogue;
@@ -57,6 +56,7 @@ mod expressions;
 mod from;
 mod functions;
 mod json;
+mod keys;
 mod names;
 mod objects;
 mod proof;
@@ -66,6 +66,7 @@ mod requests;
 mod restricts;
 mod settings;
 mod text;
+mod ties;
 mod utility;
 mod walk;
 
@@ -92,6 +93,12 @@ pub use settings::setting;
 /// Longer texts are not parsed: a tree takes some hundred times the memory of its text, and seconds to walk.
 const LONGEST_PARSED: usize = 256 << 10;
 
+/// Characters of the parser's complaint that are passed on: it quotes what is left of a text where a quote is not closed.
+const LONGEST_COMPLAINT: usize = 200;
+
+/// Prepared statements and cursors that one text may define: each keeps the text for the log.
+const MOST_DEFINED: usize = 100;
+
 /// What a text (one Query message, or the text of one Parse message) is understood to be.
 #[derive(Clone, Debug)]
 pub struct Statement {
@@ -108,6 +115,8 @@ pub struct Statement {
     pub unknown_names: bool,
     /// Whether its meaning depends on the session's names.
     pub looks_up_names: bool,
+    /// Why it could not be read, if it could not: for the client, since the parser quotes the text.
+    pub unread: Option<String>,
 }
 
 /// One statement within a text.
@@ -197,16 +206,25 @@ pub fn classify(
     masking: &Masking,
     names: &dyn Names,
 ) -> Statement {
-    let Some(parsed) = parse(text) else { return unparsed(text, reading, masking) };
+    let parsed = match parse(text) {
+        Ok(parsed) => parsed,
+        Err(unread) => return unparsed(text, unread, reading, masking),
+    };
     let mut findings = Findings::default();
     let mut parts = Vec::with_capacity(parsed.stmts.len());
     let mut local = Local::default();
     let mut clear = true;
     let mut changed = false;
+    let mut defined = 0;
     for statement in &parsed.stmts {
         findings.statements += 1;
         let mut walker = Walker::new(reading, catalogue, masking, names, &local);
-        let effect = walker.outermost(statement.stmt.as_deref());
+        let mut effect = walker.outermost(statement.stmt.as_deref());
+        defined += usize::from(matches!(effect, Effect::Prepare { .. } | Effect::Declare { .. }));
+        if defined > MOST_DEFINED {
+            walker.opaque("a text that defines very many names at once");
+            effect = Effect::None;
+        }
         let (part, values_clear) = walker.finish(effect, changed, &mut findings);
         clear &= values_clear;
         changed |= matches!(part.effect, Effect::ChangesCatalogue | Effect::Discard);
@@ -229,25 +247,32 @@ pub fn classify(
         parts,
         unknown_names: findings.unknown_names,
         looks_up_names: findings.looks_up_names,
+        unread: None,
         action: findings.into_action(),
     }
 }
 
-/// The tree of a text, unless it is too long, does not parse, or is nested too deeply to be decoded.
+/// The tree of a text, unless it is too long, does not parse, or is nested too deeply to be decoded; then why.
 ///
 /// The decoder stops at 100 levels of its encoding: some 50 chained operators or calls, 46 joins, 94 set operations, 16
 /// scalar subqueries in each other. AND, OR, lists and rows do not nest.
-fn parse(text: &str) -> Option<protobuf::ParseResult> {
+fn parse(text: &str) -> Result<protobuf::ParseResult, String> {
     if text.len() > LONGEST_PARSED {
-        return None;
+        return Err(format!("it is longer than {} KiB", LONGEST_PARSED >> 10));
     }
     // The parser is C code in a wrapper with assertions of its own: should one fail, the text is one that does not
     // parse.
-    panic::catch_unwind(|| pg_query::parse(text, 0).ok()).ok().flatten().map(|result| result.protobuf)
+    match panic::catch_unwind(|| pg_query::parse(text, 0)) {
+        Ok(Ok(result)) => Ok(result.protobuf),
+        Ok(Err(pg_query::Error::Parse(message))) => {
+            Err(format!("it does not parse: {}", message.chars().take(LONGEST_COMPLAINT).collect::<String>()))
+        }
+        Ok(Err(_)) | Err(_) => Err("it is nested too deeply".into()),
+    }
 }
 
 /// What is to be said of a text that could not be read: nothing is known, so everything is asked for.
-fn unparsed(text: &str, reading: &Reading, masking: &Masking) -> Statement {
+fn unparsed(text: &str, unread: String, reading: &Reading, masking: &Masking) -> Statement {
     let mut proof = Proof::new(masking);
     proof.obscure("the statement could not be parsed".into());
     let findings = Findings {
@@ -263,5 +288,6 @@ fn unparsed(text: &str, reading: &Reading, masking: &Masking) -> Statement {
         parts: vec![Part { answer: proof.answer(), effect: Effect::ChangesCatalogue }],
         unknown_names: false,
         looks_up_names: false,
+        unread: Some(unread),
     }
 }

@@ -1,20 +1,20 @@
 //! SELECT, INSERT, UPDATE, DELETE and MERGE, at any depth.
 
-use std::collections::HashMap;
-
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
         CmdType, CommonTableExpr, CteCycleClause, DeleteStmt, IndexElem, InferClause, InsertStmt, IntoClause,
-        LockingClause, MergeStmt, MergeWhenClause, OnConflictAction, OnConflictClause, RangeVar, ResTarget,
-        ReturningClause, SelectStmt, SetOperation, UpdateStmt, WithClause,
+        LockingClause, MergeStmt, MergeWhenClause, OnConflictAction, OnConflictClause, RangeVar, ReturningClause,
+        SelectStmt, SetOperation, UpdateStmt, WithClause,
     },
 };
 
 use super::{
-    names::{Candidate, schema_of, text},
+    keys::Rows,
+    names::{Candidate, schema_of},
     requests,
     restricts::restricts,
+    ties::{Change, Columns},
     walk::{Place, Walker, Written},
 };
 
@@ -79,13 +79,13 @@ impl<'a> Walker<'a> {
         let place = if outermost && into_clause.is_none() { Place::Output } else { Place::Inside };
         self.outputs(target_list, place);
         self.ordered_by_outputs(target_list, &[sort_clause, group_clause, distinct_clause]);
-        self.each(distinct_clause);
+        self.keys(distinct_clause, target_list, Rows::Whole);
         self.maybe(where_clause.as_deref());
-        self.each(group_clause);
+        self.keys(group_clause, target_list, Rows::Apart);
         self.maybe(having_clause.as_deref());
         self.each(window_clause);
         self.each(values_lists);
-        self.each(sort_clause);
+        self.keys(sort_clause, target_list, Rows::Whole);
         self.maybe(limit_offset.as_deref());
         self.maybe(limit_count.as_deref());
         if let Some(into) = into_clause {
@@ -103,57 +103,6 @@ impl<'a> Walker<'a> {
                 _ => self.opaque("an output column"),
             }
         }
-    }
-
-    /// Keys that name an output by alias or position, and DISTINCT, compare values of the output.
-    fn ordered_by_outputs(&mut self, targets: &[Node], [sort, group, distinct]: &[&[Node]; 3]) {
-        let mut aliases = HashMap::new();
-        let mut first = None;
-        for target in targets {
-            if let Some(NodeEnum::ResTarget(target)) = &target.node
-                && let Some(column) = self.hidden_output(target)
-            {
-                aliases.insert(target.name.as_str(), column);
-                first.get_or_insert(column);
-            }
-        }
-        let Some(column) = first else { return };
-        if !distinct.is_empty() {
-            return self.proof.hidden(column, "under DISTINCT");
-        }
-        for key in sort.iter().chain(group.iter()) {
-            let key = match &key.node {
-                Some(NodeEnum::SortBy(sort)) => sort.node.as_deref(),
-                _ => Some(key),
-            };
-            match key.and_then(|key| key.node.as_ref()) {
-                Some(NodeEnum::AConst(_)) => {
-                    self.proof.hidden(column, "in a statement that sorts or groups by position");
-                }
-                Some(NodeEnum::ColumnRef(reference)) => {
-                    if let [alias] = reference.fields.as_slice()
-                        && let Some(column) = text(alias).and_then(|alias| aliases.get(alias))
-                    {
-                        self.proof.hidden(column, "to sort or group by");
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The hidden column that an output is, or `*` over one.
-    fn hidden_output<'n>(&self, target: &'n ResTarget) -> Option<&'n str> {
-        let Some(Node { node: Some(NodeEnum::ColumnRef(reference)) }) = target.val.as_deref() else { return None };
-        let masking = self.proof.masking();
-        let column = reference.fields.last()?;
-        let name = text(column);
-        let hides =
-            self.scopes.last().into_iter().flatten().flat_map(|item| &item.relations).any(|relation| match name {
-                Some(name) => masking.hides_column(relation.oid, name),
-                None => masking.hides_in(relation.oid),
-            });
-        hides.then(|| name.unwrap_or("*"))
     }
 
     /// FOR UPDATE and its like lock the tables of the FROM clause, those of its subqueries included.
@@ -314,6 +263,7 @@ impl<'a> Walker<'a> {
                 self.on_conflict(conflict, &candidates, written);
             }
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
+            self.changes(&candidates, &Change::Insert(Columns::inserted(statement)));
             self.end_write(written);
         }
         self.ctes.truncate(ctes);
@@ -338,6 +288,7 @@ impl<'a> Walker<'a> {
         }
         self.shadow_item("excluded", candidates, None);
         self.assignments(target_list);
+        self.changes(candidates, &Change::Update(Columns::named(target_list)));
         if let Some(clause) = where_clause {
             self.expression(clause);
         }
@@ -388,6 +339,7 @@ impl<'a> Walker<'a> {
             self.findings.unbounded |= !restricts(where_clause.as_deref());
             self.maybe(where_clause.as_deref());
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
+            self.changes(&candidates, &Change::Update(Columns::named(target_list)));
             self.end_write(written);
         }
         self.ctes.truncate(ctes);
@@ -401,6 +353,7 @@ impl<'a> Walker<'a> {
             self.findings.unbounded |= !restricts(where_clause.as_deref());
             self.maybe(where_clause.as_deref());
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
+            self.changes(&candidates, &Change::Delete);
             self.end_write(written);
         }
         self.ctes.truncate(ctes);
@@ -417,7 +370,7 @@ impl<'a> Walker<'a> {
             self.findings.unbounded |= !restricts(join_condition.as_deref());
             self.maybe(join_condition.as_deref());
             for clause in merge_when_clauses {
-                self.merge_when(clause, written);
+                self.merge_when(clause, &candidates, written);
             }
             self.returning(returning_clause.as_ref(), &candidates, written, outermost);
             self.end_write(written);
@@ -425,24 +378,24 @@ impl<'a> Walker<'a> {
         self.ctes.truncate(ctes);
     }
 
-    fn merge_when(&mut self, clause: &Node, written: usize) {
+    fn merge_when(&mut self, clause: &Node, candidates: &[Candidate<'a>], written: usize) {
         let Some(NodeEnum::MergeWhenClause(clause)) = &clause.node else { return self.opaque("a clause of MERGE") };
         let MergeWhenClause { match_kind: _, command_type, r#override: _, condition, target_list, values } = &**clause;
         let action = match CmdType::try_from(*command_type) {
-            Ok(CmdType::CmdInsert) => Some("sql:insert"),
-            Ok(CmdType::CmdUpdate) => Some("sql:update"),
-            Ok(CmdType::CmdDelete) => Some("sql:delete"),
+            Ok(CmdType::CmdInsert) => Some(("sql:insert", Change::Insert(Columns::merged(target_list, values)))),
+            Ok(CmdType::CmdUpdate) => Some(("sql:update", Change::Update(Columns::named(target_list)))),
+            Ok(CmdType::CmdDelete) => Some(("sql:delete", Change::Delete)),
             Ok(CmdType::CmdNothing) => None,
             _ => return self.opaque("a clause of MERGE"),
         };
-        for table in self.written[written].tables.clone() {
-            if let Some(action) = action {
-                self.ask(action, table);
-            }
-        }
         self.maybe(condition.as_deref());
         self.assignments(target_list);
         self.each(values);
+        let Some((action, change)) = action else { return };
+        for table in self.written[written].tables.clone() {
+            self.ask(action, table);
+        }
+        self.changes(candidates, &change);
     }
 
     /// Columns that are assigned, with their values.

@@ -45,6 +45,8 @@ fn answers() -> Vec<Vec<Row>> {
         rows(&[&["===", "public", "f"]]),
         rows(&[&["pair", "public", "f"]]),
         rows(&[&["text"], &["pair"]]),
+        rows(&[&["10", "u", "1", "0", ""], &["10", "c", "1 3", "0", ""], &["12", "f", "1", "10", "1"]]),
+        rows(&[&["12", "2", "1"]]),
     ]
 }
 
@@ -227,6 +229,15 @@ fn texts_that_do_not_parse_are_not_shown() {
     assert_eq!(shown("SELEKT '078'"), "<12 bytes that do not parse>");
     assert_eq!(plain("ALTER ROLE x PASSWORD 'p' nonsense").text.shown(), "ALTER ROLE x PASSWORD ? nonsense");
     assert_eq!(plain("SELECT 'open").text.shown(), "<12 bytes that do not parse>");
+}
+
+#[test]
+fn why_a_text_could_not_be_read_is_told() {
+    let unread = |text: &str| plain(text).unread.unwrap_or_default();
+    assert_eq!(unread("SELEKT 1"), "it does not parse: syntax error at or near \"SELEKT\"");
+    assert_eq!(unread("SELECT 1"), "");
+    assert!(unread(&format!("SELECT '{}", "x".repeat(5000))).len() < 300);
+    assert_eq!(unread(&format!("SELECT {}1", "1+".repeat(200))), "it is nested too deeply");
 }
 
 #[test]

@@ -11,7 +11,11 @@ use pg_query::{
     },
 };
 
-use super::{Effect, requests, settings, walk::Walker};
+use super::{
+    Effect, requests, settings,
+    ties::{Change, Columns},
+    walk::Walker,
+};
 use pg_query::protobuf::DropBehavior;
 
 impl Walker<'_> {
@@ -199,6 +203,9 @@ impl Walker<'_> {
             let written = self.begin_write(relation, &candidates);
             self.maybe(where_clause.as_deref());
             self.end_write(written);
+            if *is_from {
+                self.changes(&candidates, &Change::Insert(Columns::copied(statement)));
+            }
         }
         if *is_from { Effect::CopyIn } else { Effect::CopyOut }
     }

@@ -166,6 +166,7 @@ impl<'a> Walker<'a> {
         let statement = Statement {
             unknown_names: findings.unknown_names,
             looks_up_names: findings.looks_up_names,
+            unread: None,
             parameters_clear: clear && !findings.secret,
             parts: vec![part],
             action: findings.into_action(),

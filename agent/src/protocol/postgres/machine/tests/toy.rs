@@ -35,6 +35,7 @@ impl View for Toy {
             parts: Vec::new(),
             unknown_names: false,
             looks_up_names: false,
+            unread: None,
         };
         for text in text.split(';').map(str::trim) {
             self.part(text, names, &mut statement);

@@ -1,18 +1,20 @@
-//! A snapshot of one database's catalogue: schemas, relations, columns, inheritance, functions, and the operators,
-//! casts and types that users made.
+//! A snapshot of one database's catalogue: schemas, relations, columns, inheritance, constraints, functions, and the
+//! operators, casts and types that users made.
 //!
 //! It is what the classifier knows of the database. Pure data: whoever has a connection runs [`QUERIES`] and hands the
 //! rows to [`Catalogue::build`]. A statement with [`Effect::ChangesCatalogue`](super::Effect::ChangesCatalogue) makes
 //! it stale.
 
 mod queries;
+mod ties;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 pub use queries::QUERIES;
+pub use ties::Tie;
 
 /// Tells snapshots apart in caches: unique in this process.
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -63,6 +65,12 @@ impl Relation {
         self.columns.iter().find(|(_, name)| name == column).map(|(number, _)| *number)
     }
 
+    /// Name of the column with this attribute number.
+    #[must_use]
+    pub fn column(&self, attribute: i16) -> Option<&str> {
+        self.columns.iter().find(|(number, _)| *number == attribute).map(|(_, name)| name.as_str())
+    }
+
     /// Whether it has this column, among its own or those that every table has.
     #[must_use]
     pub fn has(&self, column: &str) -> bool {
@@ -94,6 +102,8 @@ pub struct Catalogue {
     operators: HashMap<String, Vec<(String, String)>>,
     casts: HashMap<String, Vec<(String, String)>>,
     types: HashSet<String>,
+    ties: HashMap<u32, Vec<Tie>>,
+    generated: Vec<(u32, i16, i16)>,
 }
 
 impl Catalogue {
@@ -104,7 +114,7 @@ impl Catalogue {
     pub fn build(answers: Vec<Vec<Row>>) -> Result<Self, CatalogueError> {
         let answers: [Vec<Row>; QUERIES.len()] =
             answers.try_into().map_err(|answers: Vec<_>| CatalogueError::Answers(answers.len()))?;
-        let [schemas, relations, columns, inheritance, functions, operators, casts, types] = answers;
+        let [schemas, relations, columns, inheritance, functions, operators, casts, types, ties, generated] = answers;
         let mut catalogue = Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), ..Self::default() };
         for row in schemas {
             let [schema] = fields(0, row)?;
@@ -157,6 +167,15 @@ impl Catalogue {
             let [name] = fields(7, row)?;
             catalogue.types.insert(name);
         }
+        for row in ties {
+            for (oid, tie) in Tie::read(fields(8, row)?)? {
+                catalogue.ties.entry(oid).or_default().push(tie);
+            }
+        }
+        for row in generated {
+            let [oid, attribute, source] = fields(9, row)?;
+            catalogue.generated.push((number(9, &oid)?, number(9, &attribute)?, number(9, &source)?));
+        }
         Ok(catalogue)
     }
 
@@ -187,6 +206,30 @@ impl Catalogue {
     #[must_use]
     pub fn inheritance(&self) -> &[(u32, u32)] {
         &self.inheritance
+    }
+
+    /// A table, and everything that inherits from it or is a partition of it.
+    #[must_use]
+    pub fn descendants(&self, oid: u32) -> BTreeSet<u32> {
+        let mut found = BTreeSet::from([oid]);
+        let mut fresh = vec![oid];
+        while let Some(parent) = fresh.pop() {
+            let children = self.inheritance.iter().filter(|edge| edge.1 == parent).map(|edge| edge.0);
+            fresh.extend(children.filter(|child| found.insert(*child)).collect::<Vec<_>>());
+        }
+        found
+    }
+
+    /// What the constraints and unique indexes of a table compare.
+    #[must_use]
+    pub fn ties(&self, oid: u32) -> &[Tie] {
+        self.ties.get(&oid).map_or(&[], Vec::as_slice)
+    }
+
+    /// Generated columns: table, attribute number, and that of a column that it is made of.
+    #[must_use]
+    pub fn generated(&self) -> &[(u32, i16, i16)] {
+        &self.generated
     }
 
     /// Every function of this name, in any schema.

@@ -5,7 +5,8 @@
 /// For PostgreSQL 12 to 18. Every relation, function, type and operator in them is qualified, so that they mean the
 /// same under any `search_path`, and they read nothing but catalogues that every role may read. They are to be run in
 /// one read-only, repeatable-read transaction, so that their answers fit together. All columns are text in the answers.
-pub const QUERIES: &[&str] = &[SCHEMAS, RELATIONS, COLUMNS, INHERITANCE, FUNCTIONS, OPERATORS, CASTS, TYPES];
+pub const QUERIES: &[&str] =
+    &[SCHEMAS, RELATIONS, COLUMNS, INHERITANCE, FUNCTIONS, OPERATORS, CASTS, TYPES, TIES, GENERATED];
 
 /// `nspname`
 const SCHEMAS: &str = "SELECT n.nspname FROM pg_catalog.pg_namespace n";
@@ -69,3 +70,41 @@ AND d.objid OPERATOR(pg_catalog.=) k.oid AND d.deptype OPERATOR(pg_catalog.=) 'e
 const TYPES: &str = "\
 SELECT DISTINCT t.typname FROM pg_catalog.pg_type t
 WHERE t.typcategory OPERATOR(pg_catalog.<>) 'A'::pg_catalog.\"char\"";
+
+/// Table, kind, attribute numbers, and another table (or 0) with its: `u` for unique indexes and exclusion constraints, `c`
+/// for checks, `f` for foreign keys.
+///
+/// Columns in expressions and predicates of an index are known by what it depends on.
+const TIES: &str = "\
+SELECT i.indrelid, 'u'::pg_catalog.text, pg_catalog.array_to_string(ARRAY(
+SELECT i.indkey[n] FROM pg_catalog.generate_series(0, i.indnkeyatts::pg_catalog.int4 OPERATOR(pg_catalog.-) 1) n
+WHERE i.indkey[n] OPERATOR(pg_catalog.>) 0::pg_catalog.int2
+UNION SELECT d.refobjsubid::pg_catalog.int2 FROM pg_catalog.pg_depend d
+WHERE (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
+AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+AND d.objid OPERATOR(pg_catalog.=) i.indexrelid
+AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+AND d.refobjid OPERATOR(pg_catalog.=) i.indrelid
+AND d.refobjsubid OPERATOR(pg_catalog.>) 0 ORDER BY 1), ' '), 0::pg_catalog.oid, ''::pg_catalog.text
+FROM pg_catalog.pg_index i WHERE i.indisunique OR i.indisexclusion
+UNION ALL
+SELECT k.conrelid, k.contype::pg_catalog.text, pg_catalog.array_to_string(k.conkey, ' '), k.confrelid,
+COALESCE(pg_catalog.array_to_string(k.confkey, ' '), '')
+FROM pg_catalog.pg_constraint k
+WHERE k.contype OPERATOR(pg_catalog.=) ANY ('{c,f}'::pg_catalog.\"char\"[]) AND k.conkey IS NOT NULL";
+
+/// `attrelid, attnum, refobjsubid`: generated columns, and the columns of the same table that each is made of.
+///
+/// Up to version 14 the column itself depends on them, since then its expression does.
+const GENERATED: &str = "\
+SELECT DISTINCT a.attrelid, a.attnum, d.refobjsubid
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_attrdef f ON f.adrelid OPERATOR(pg_catalog.=) a.attrelid AND f.adnum OPERATOR(pg_catalog.=) a.attnum
+JOIN pg_catalog.pg_depend d ON d.refobjid OPERATOR(pg_catalog.=) a.attrelid
+WHERE a.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog.\"char\"
+AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+AND d.refobjsubid OPERATOR(pg_catalog.>) 0 AND d.refobjsubid OPERATOR(pg_catalog.<>) a.attnum::pg_catalog.int4
+AND ((d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid
+AND d.objid OPERATOR(pg_catalog.=) f.oid)
+OR (d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+AND d.objid OPERATOR(pg_catalog.=) a.attrelid AND d.objsubid OPERATOR(pg_catalog.=) a.attnum::pg_catalog.int4))";

@@ -11,7 +11,8 @@ use super::{Failure, Global, logging};
 use crate::{
     config::{Config, ConfigErrors, Files},
     protocol,
-    session::daemon,
+    recording::{OpenError, RecoveryError},
+    session::daemon::{self, ProxyError},
     warden,
 };
 
@@ -56,7 +57,20 @@ pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     // The warden has looked at the files, some of which this process may not read.
     let config = load(global, Files::Skip)?;
     let runtime = Runtime::new().map_err(|error| Failure::wrong(format!("the proxy cannot start: {error}")))?;
-    runtime.block_on(daemon::run(config)).map_err(|error| Failure::wrong(error.to_string()))
+    let state_dir = config.agent.state_dir.clone();
+    runtime.block_on(daemon::run(config)).map_err(|error| {
+        let failure = Failure::wrong(error.to_string());
+        match error {
+            ProxyError::Log(OpenError::Recovery(RecoveryError::Scan(_) | RecoveryError::Shortened { .. })) => {
+                let dir = state_dir.display();
+                failure.with_remedy(format!(
+                    "`postern audit verify --state-dir {dir}` names the record. To start with a new log, move the \
+                     directory away: it is evidence."
+                ))
+            }
+            _ => failure,
+        }
+    })
 }
 
 fn privileged(global: &Global, options: &Options, spawn_proxy: bool) -> Result<(), Failure> {

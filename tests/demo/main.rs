@@ -15,13 +15,22 @@ use world::World;
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 fn main() -> ExitCode {
-    let keep = std::env::args().skip(1).any(|word| word == "--keep");
+    let options: Vec<String> = std::env::args().skip(1).collect();
+    let (keep, without_agent) = match options.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => (false, false),
+        ["--keep"] => (true, false),
+        ["--without-agent"] => (false, true),
+        _ => {
+            eprintln!("usage: demo [--keep | --without-agent]");
+            return ExitCode::from(2);
+        }
+    };
     if !nix::unistd::Uid::effective().is_root() {
         eprintln!("demo: this needs root: it loads kernel programs and makes two system users");
         return ExitCode::FAILURE;
     }
     let mut narrator = Narrator::new();
-    match undo::on_signals().and_then(|()| demo(&mut narrator, keep)) {
+    match undo::on_signals().and_then(|()| demo(&mut narrator, keep, without_agent)) {
         Ok(()) => {
             narrator.end();
             ExitCode::SUCCESS
@@ -33,8 +42,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn demo(narrator: &mut Narrator, keep: bool) -> Outcome {
-    let mut world = World::new(narrator)?;
+fn demo(narrator: &mut Narrator, keep: bool, without_agent: bool) -> Outcome {
+    let mut world = World::new(narrator, !without_agent)?;
     for step in steps::ALL {
         step(narrator, &mut world)?;
     }
@@ -45,6 +54,12 @@ fn demo(narrator: &mut Narrator, keep: bool) -> Outcome {
         loop {
             std::thread::park();
         }
+    }
+    let traces = world.traces();
+    drop(world);
+    narrator.scene("Nothing is left of it", "");
+    for (what, is_gone) in traces {
+        narrator.check(&what, is_gone())?;
     }
     Ok(())
 }

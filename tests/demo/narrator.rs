@@ -20,7 +20,12 @@ impl Narrator {
     /// Begins a step.
     pub fn step(&mut self, title: &str, words: &str) {
         self.steps += 1;
-        println!("\n{}", self.painted("1", &format!("{}. {title}", self.steps)));
+        self.scene(&format!("{}. {title}", self.steps), words);
+    }
+
+    /// Begins what is no step of its own: what comes before the first, and after the last.
+    pub fn scene(&self, title: &str, words: &str) {
+        println!("\n{}", self.painted("1", title));
         self.say(words);
     }
 
@@ -61,7 +66,7 @@ impl Narrator {
 
     /// Ends the story well.
     pub fn end(&self) {
-        println!("\nDone: {} steps, {} checks. Everything that was started has been removed.", self.steps, self.checks);
+        println!("\nDone: {} steps, {} checks.", self.steps, self.checks);
     }
 
     /// Ends it badly.

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use agent_tests::{Agent, Cmd, Outcome, Postgres, Python, SystemUser, Target, postgres};
+use agent_tests::{Agent, Cmd, Outcome, Postgres, Python, SystemUser, Target, postgres, proc, users};
 
 use crate::narrator::Narrator;
 
@@ -31,6 +31,9 @@ ALTER TABLE customers OWNER TO orders_app;
 ALTER TABLE orders OWNER TO orders_app;
 ";
 
+/// What something was, and a look at whether it is gone.
+pub type Trace = (String, Box<dyn Fn() -> bool>);
+
 /// All of it. The order of the fields is the order in which it goes: the agent first.
 pub struct World {
     /// The agent, which protects the server.
@@ -46,12 +49,12 @@ pub struct World {
 }
 
 impl World {
-    /// Starts everything.
+    /// Makes everything, and starts it; the agent only if it is wanted.
     ///
     /// # Errors
     /// A part of it did not start.
-    pub fn new(narrator: &mut Narrator) -> Outcome<Self> {
-        narrator.step(
+    pub fn new(narrator: &mut Narrator, with_agent: bool) -> Outcome<Self> {
+        narrator.scene(
             "A database, two system users, and the agent",
             "A throwaway PostgreSQL with customers and orders, which asks for a password; and Postern on the same host.",
         );
@@ -67,39 +70,44 @@ impl World {
             .credential(APP, Some(PASSWORD))
             .column("*.public.customers.ssn", "pii", "last4")
             .column("*.public.customers.email", "pii", "email");
-        let agent = Agent::builder()
+        let mut agent = Agent::builder()
             .target(target)
             .role("orders-reader", [format!("{{ user = \"{READER}\" }}")])
             .role("orders-analyst", [format!("{{ user = \"{ANALYST}\" }}")])
             .policy("orders.cedar", &policy)
-            .start()?;
+            .prepare()?;
         for line in fs::read_to_string(agent.config()).map_err(|error| error.to_string())?.lines() {
             narrator.say(&format!("| {line}"));
         }
-        let status = narrator.run("root", &agent.command(["status"]))?;
-        narrator.check("the agent is ready", status.success())?;
+        if with_agent {
+            agent.start()?;
+            let status = narrator.run("root", &agent.command(["status"]))?;
+            narrator.check("the agent is ready", status.success())?;
+        } else {
+            narrator.say("The agent is left stopped.");
+        }
         Ok(Self { agent, python, server, reader, analyst })
     }
 
     /// An unmodified psql of the reader, with a password that is not the database's.
     pub fn reader_psql(&self, sql: &str) -> Cmd {
-        self.psql("not-the-password", &[], sql).user(self.reader.uid(), self.reader.gid())
+        self.psql("127.0.0.1", "not-the-password", &[], sql).user(self.reader.uid(), self.reader.gid())
     }
 
     /// The same of the analyst.
     pub fn analyst_psql(&self, sql: &str) -> Cmd {
-        self.psql("not-the-password", &[], sql).user(self.analyst.uid(), self.analyst.gid())
+        self.psql("127.0.0.1", "not-the-password", &[], sql).user(self.analyst.uid(), self.analyst.gid())
     }
 
     /// A psql of the reader that uses the database's own user and password.
-    pub fn leaked_psql(&self, sql: &str) -> Cmd {
-        self.psql(PASSWORD, &["-U", APP], sql).user(self.reader.uid(), self.reader.gid())
+    pub fn leaked_psql(&self, host: &str, sql: &str) -> Cmd {
+        self.psql(host, PASSWORD, &["-U", APP], sql).user(self.reader.uid(), self.reader.gid())
     }
 
-    fn psql(&self, password: &str, words: &[&str], sql: &str) -> Cmd {
+    fn psql(&self, host: &str, password: &str, words: &[&str], sql: &str) -> Cmd {
         Cmd::new(format!("{}/psql", postgres::BIN))
             .env("PGPASSWORD", password)
-            .args(["-X", "-v", "VERBOSITY=verbose", "-h", "127.0.0.1", "-p", &self.server.port().to_string()])
+            .args(["-X", "-v", "VERBOSITY=verbose", "-h", host, "-p", &self.server.port().to_string()])
             .args(words)
             .args(["-d", DATABASE, "-c", sql])
     }
@@ -117,13 +125,27 @@ impl World {
         self.server.sql(DATABASE, &format!("SELECT count(*) FROM {table}"))
     }
 
+    /// What must be gone after this world, each with a look at whether it is.
+    pub fn traces(&self) -> Vec<Trace> {
+        let mut traces: Vec<Trace> = Vec::new();
+        for (what, path) in [("pins", self.agent.pins().to_owned()), ("the agent's files", self.agent.path(""))] {
+            traces.push((format!("gone: {what}, {}", path.display()), Box::new(move || !path.exists())));
+        }
+        let pid = self.server.pid();
+        traces.push((format!("gone: the database, process {pid}"), Box::new(move || proc::start_ticks(pid).is_none())));
+        for user in [READER, ANALYST] {
+            traces.push((format!("gone: user {user}"), Box::new(move || matches!(users::find(user), Ok(None)))));
+        }
+        traces
+    }
+
     /// Says what can be tried while everything is kept running.
     pub fn invite(&self) {
         let port = self.server.port();
         println!("\nEverything is left running. Try, as root, in another terminal:");
         println!("   runuser -u {READER} -- psql -h 127.0.0.1 -p {port} -d {DATABASE}");
         println!("   runuser -u {ANALYST} -- psql -h 127.0.0.1 -p {port} -d {DATABASE}");
-        for words in [&["status"][..], &["sessions", "list"], &["audit", "verify"]] {
+        for words in [&["status"][..], &["sessions", "list"], &["sessions", "replay", "ID"], &["audit", "verify"]] {
             let mut line = String::from("   ");
             if let Ok(program) = agent_tests::agent::postern() {
                 line.push_str(&program.to_string_lossy());

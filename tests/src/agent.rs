@@ -179,7 +179,10 @@ impl AgentBuilder {
         {
             let _ = writeln!(config, "{key} = {}", quoted(&path.to_string_lossy()));
         }
-        let _ = writeln!(config, "user = \"{PROXY_USER}\"\n{}", self.lines.join("\n"));
+        let _ = writeln!(config, "user = \"{PROXY_USER}\"");
+        for line in &self.lines {
+            let _ = writeln!(config, "{line}");
+        }
         for target in &self.targets {
             target.write(dir, &mut config)?;
         }

@@ -35,6 +35,9 @@ enum Task {
         /// Leaves everything running until Ctrl-C, and prints what to try.
         #[arg(long)]
         keep: bool,
+        /// Leaves the agent stopped, to show that every step is tested: the first fails then.
+        #[arg(long, conflicts_with = "keep")]
+        without_agent: bool,
     },
     /// Runs suites, and without any named also the checks of formatting, lints and layout. Needs root.
     Test {
@@ -76,10 +79,12 @@ fn dispatch(task: Task) -> run::Outcome<ExitCode> {
             build::agent(release)?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Demo { keep } => {
+        Task::Demo { keep, without_agent } => {
             build::kernel_side()?;
             let built = build::workspace(What::Programs)?;
-            run::program(Command::new(built.program("demo")?).args(keep.then_some("--keep")))
+            let mut demo = Command::new(built.program("demo")?);
+            demo.args(keep.then_some("--keep")).args(without_agent.then_some("--without-agent"));
+            run::program(&mut demo)
         }
         Task::Test { suites, all } => test::test(&suites, all),
         Task::Bench { names, json } => {

@@ -10,9 +10,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{SigSet, Signal, kill},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// An error is a text for whoever runs the command.
 pub type Outcome<T = ()> = Result<T, String>;
@@ -22,22 +23,30 @@ static RUNNING: AtomicI32 = AtomicI32::new(0);
 
 /// Takes SIGINT and SIGTERM: they are passed on to the program that is running, whose end is then waited for.
 ///
-/// Call it before any thread is started.
+/// They are caught rather than blocked: a program that is started inherits what is blocked, but not what is caught.
 ///
 /// # Errors
-/// The signals cannot be blocked.
+/// The signals cannot be caught.
 pub fn prepare() -> Outcome {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().map_err(|error| format!("signals: {error}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|e| e.to_string())?;
+    let (mut int, mut term) = {
+        let _within = runtime.enter();
+        let caught = |kind| signal(kind).map_err(|error| format!("signals: {error}"));
+        (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?)
+    };
     thread::spawn(move || {
-        while let Ok(signal) = signals.wait() {
-            match RUNNING.load(Ordering::SeqCst) {
-                0 => std::process::exit(130),
-                pid => drop(kill(Pid::from_raw(pid), signal)),
+        runtime.block_on(async {
+            loop {
+                let signal = tokio::select! {
+                    _ = int.recv() => Signal::SIGINT,
+                    _ = term.recv() => Signal::SIGTERM,
+                };
+                match RUNNING.load(Ordering::SeqCst) {
+                    0 => std::process::exit(130),
+                    pid => drop(kill(Pid::from_raw(pid), signal)),
+                }
             }
-        }
+        });
     });
     Ok(())
 }

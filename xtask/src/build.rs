@@ -29,7 +29,7 @@ pub fn kernel_side() -> Outcome {
         return Err(format!("{} is missing", dir.display()));
     }
     let toolchain = Toolchain::find()?;
-    let linker = setup::tools().join("bin");
+    let linker = setup::linker()?.join("bin");
     let path = std::env::join_paths([&linker, Path::new("/usr/bin"), Path::new("/bin")]).map_err(|e| e.to_string())?;
     let mut command = toolchain.cargo();
     command
@@ -125,6 +125,12 @@ fn package_name(id: &str) -> &str {
 pub fn cargo(word: &str) -> Outcome<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(word).current_dir(run::root());
+    // What cargo says to this program of itself: build scripts (of ring) would take it for a change, and build again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
     if let Some(path) = path_without_protoc().map_err(|error| format!("a PATH without protoc: {error}"))? {
         command.env("PATH", path);
     }
@@ -144,7 +150,7 @@ fn path_without_protoc() -> io::Result<Option<OsString>> {
             continue;
         }
         changed = true;
-        let links = setup::tools().join("path").join(position.to_string());
+        let links = run::target().join("tools/path").join(position.to_string());
         let _ = fs::remove_dir_all(&links);
         fs::create_dir_all(&links)?;
         for entry in fs::read_dir(&directory)? {

@@ -190,7 +190,7 @@ impl World {
         };
         kill(Pid::from_raw(pid as i32), Signal::SIGKILL).map_err(|error| error.to_string())?;
         wait_until("the other process has ended too", Duration::from_secs(10), || {
-            [warden, proxy].iter().all(|pid| agent_tests::rss_kib(*pid).is_none())
+            [warden, proxy].iter().all(|pid| agent_tests::has_ended(*pid))
         })?;
         self.refused("with one of two killed")?;
         self.agent.borrow_mut().kill9();

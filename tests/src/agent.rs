@@ -314,11 +314,11 @@ impl Agent {
 
     /// Kills warden and proxy with SIGKILL, and waits until both have gone. The pins stay.
     pub fn kill9(&mut self) {
-        let proxy = self.proxy().and_then(|pid| Some((pid, proc::start_ticks(pid)?)));
+        let proxy = self.proxy();
         self.process = None;
-        if let Some((pid, start)) = proxy {
+        if let Some(pid) = proxy {
             // Nobody survives SIGKILL; it may take a moment on a busy host.
-            let _ = wait_until("the proxy has gone", PATIENCE, || proc::start_ticks(pid) != Some(start));
+            let _ = wait_until("the proxy has ended", PATIENCE, || proc::has_ended(pid));
         }
     }
 

@@ -35,6 +35,17 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether a process has ended: with all its threads, so that nothing it had open is open any more. Nobody may have waited for
+/// it yet.
+#[must_use]
+pub fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // Behind the name: the state is the 3rd field of all, the number of threads the 20th.
+    let fields: Vec<&str> =
+        stat.rsplit_once(") ").map(|(_, rest)| rest.split_ascii_whitespace().collect()).unwrap_or_default();
+    matches!(fields[..], ["Z" | "X", ..]) && matches!(fields.get(17), Some(&("0" | "1")))
+}
+
 /// Start of a process in clock ticks since boot, which tells it from a later one with the same pid; `None` if it has gone.
 #[must_use]
 pub fn start_ticks(pid: u32) -> Option<u64> {

@@ -21,7 +21,7 @@ pub use command::{Cmd, Finished, Running};
 pub use dir::TempDir;
 pub use net::{Netns, free_port};
 pub use postgres::{Auth, Postgres, PostgresBuilder};
-pub use proc::{fds, rss_kib, wait_until};
+pub use proc::{cpu_time, fds, rss_kib, wait_until};
 pub use python::Python;
 pub use suite::{Suite, full, suite};
 pub use users::SystemUser;

@@ -232,7 +232,8 @@ impl Session {
 fn explained(denial: Denial) -> Denial {
     match &denial.hint {
         Some(hint) if hint.contains("sql:opaque") => {
-            let what = "That is whatever is not understood: a syntax error, a DO block, SQL that Postern does not know.";
+            let what =
+                "That is whatever is not understood: a syntax error, a DO block, SQL that Postern does not know.";
             let hint = format!("{hint} {what}");
             denial.with_hint(hint)
         }

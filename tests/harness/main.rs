@@ -21,7 +21,7 @@ const NOBODY_KNOWN: u32 = 64_321;
 /// Argument with which this program starts a server, says so, and waits to be killed.
 const VICTIM: &str = "--victim";
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(VICTIM) {

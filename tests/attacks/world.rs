@@ -113,8 +113,9 @@ impl World {
         nothing(&seen)?;
         let refusals = self.refusals(UID)?;
         let new = &refusals[..refusals.len() - before];
+        let pid: u64 = pid.parse().map_err(|error| format!("the attack stands as {pid}: {error}"))?;
         let why = |refusal: &Value| refusal["reason"].as_str().is_some_and(|text| text.contains(reason));
-        let found = new.iter().any(|refusal| refusal["pid"].to_string() == pid && why(refusal));
+        let found = new.iter().any(|refusal| refusal["pid"] == pid && why(refusal));
         expect(found, || format!("nothing like \"{reason}\" of {pid} in {new:?}: {seen}"))
     }
 

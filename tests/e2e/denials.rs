@@ -73,12 +73,9 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
             ensure(seen.stderr.contains("violates check constraint") && !seen.stderr.contains("078-05"), || seen.to_string())
         })
         .case("a unique index does not tell whether a masked value is there", || {
-            world.truth("CREATE UNIQUE INDEX one_ssn ON customers (ssn)")?;
-            let script = "INSERT INTO customers (id, name, ssn) VALUES (9, 'Eve', '078-05-1120');\nINSERT INTO customers (id, name, ssn) VALUES (9, 'Eve', '1') ON CONFLICT DO NOTHING;\nUPDATE customers SET ssn = '219-09-9999' WHERE id = 1;\n";
-            let seen = world.script(WRITER, script);
-            world.truth("DROP INDEX one_ssn")?;
-            let seen = seen?;
-            ensure(seen.stderr.matches("denied by Postern: the masked column ssn").count() == 3, || seen.to_string())
+            let script = "INSERT INTO badges VALUES (2, 'B-7731');\nINSERT INTO badges VALUES (2, 'x') ON CONFLICT DO NOTHING;\nUPDATE badges SET code = 'B-7731' WHERE id = 1;\n";
+            let reason = "denied by Postern: the masked column code";
+            expect(world, WRITER, script, &[], &[reason, reason, reason])
         })
         .case("a table that is made anew keeps its columns masked or is refused", || {
             world.truth("CREATE TABLE fresh (LIKE customers); INSERT INTO fresh SELECT * FROM customers; GRANT ALL ON fresh TO app")?;

@@ -23,6 +23,8 @@ const SHOP: &str = "
         (3, 'Cat', NULL, NULL, NULL);
     CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers, amount numeric(10,2), paid boolean DEFAULT false);
     INSERT INTO orders SELECT n, 1 + n % 3, n * 10.5, n % 2 = 0 FROM generate_series(1, 10) n;
+    CREATE TABLE badges (id int PRIMARY KEY, code text UNIQUE);
+    INSERT INTO badges VALUES (1, 'B-7731');
     CREATE FUNCTION wipe() RETURNS void LANGUAGE sql AS 'DELETE FROM orders';
     GRANT ALL ON ALL TABLES IN SCHEMA public TO app;
 ";
@@ -69,6 +71,7 @@ pub fn target(server: &Postgres) -> Target {
         .column("*.public.customers.ssn", "pii", "last4")
         .column("*.public.customers.email", "pii", "email")
         .column("*.public.customers.born", "pii", "year")
+        .column("*.public.badges.code", "pii", "redact")
 }
 
 /// An agent's builder with the roles and the policy.

@@ -67,7 +67,7 @@ fn main() -> ExitCode {
                 world.refused("after an orderly stop")?;
                 world.agent.borrow_mut().start()
             })
-            .case("the server's end is the client's end, and the next session works", || server_restart())
+            .case("the server's end is the client's end, and the next session works", server_restart)
             .case("kill -9 at random moments under load, and a restart each time", || {
                 let before = world.direct_logins();
                 for round in 0..if full() { 200 } else { 20 } {

@@ -23,7 +23,7 @@ pub use control::Control;
 pub use dir::TempDir;
 pub use net::{Netns, free_port};
 pub use postgres::{Auth, Postgres, PostgresBuilder};
-pub use proc::{fds, has_ended, rss_kib, wait_until};
+pub use proc::{cpu_time, fds, has_ended, rss_kib, wait_until};
 pub use python::Python;
 pub use suite::{Suite, full, suite};
 pub use users::SystemUser;

@@ -320,13 +320,15 @@ fn link_venv() -> Outcome {
     if fs::read_link(&link).is_ok_and(|there| there == venv) {
         return Ok(());
     }
+    // Made aside and moved into place, because another setup may be doing the same.
+    let aside = link.with_extension(std::process::id().to_string());
     let replace = || {
         fs::create_dir_all(run::target().join("tools"))?;
-        match fs::remove_dir_all(&link) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        if link.is_dir() && !link.is_symlink() {
+            fs::remove_dir_all(&link)?;
         }
-        symlink(&venv, &link)
+        symlink(&venv, &aside)?;
+        fs::rename(&aside, &link)
     };
     replace().map_err(|error| format!("{}: {error}", link.display()))
 }

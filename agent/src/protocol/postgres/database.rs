@@ -29,8 +29,8 @@ use crate::{
     model::{Action, Fact, Request, Resource, Verdict},
 };
 
-/// A session does not begin with a snapshot older than this.
-const OLDEST: Duration = Duration::from_secs(60);
+/// A session neither begins nor goes on with a snapshot older than this: others may change the catalogue past the agent.
+pub const OLDEST: Duration = Duration::from_secs(60);
 
 /// Databases whose snapshots are kept. Clients choose names of databases, but only those that the server has come to here.
 const DATABASES: usize = 256;
@@ -93,18 +93,18 @@ impl Shared {
         Arc::clone(all.entry(key).or_default())
     }
 
-    /// The newest snapshot, if there is one that is not known to be stale.
+    /// The newest snapshot and when it was read, if there is one that is not known to be stale.
     #[must_use]
-    pub fn newest(&self) -> Option<Arc<Snapshot>> {
-        self.kept().as_ref().map(|(_, snapshot)| Arc::clone(snapshot))
+    pub fn newest(&self) -> Option<(Instant, Arc<Snapshot>)> {
+        self.kept().clone()
     }
 
-    /// A snapshot to begin a session with, read over its own connection if there is none that is young enough. What else the
+    /// A snapshot that is young enough, read over its own connection if there is none. What else the
     /// server said meanwhile is added to `asides`.
     ///
     /// # Errors
     /// [`DatabaseError`]
-    pub async fn begin(
+    pub async fn young(
         &self,
         server: &mut Server,
         admission: &Admission,
@@ -115,7 +115,7 @@ impl Shared {
         if let Some(snapshot) = young {
             return Ok(snapshot);
         }
-        let old = self.newest();
+        let old = self.newest().map(|(_, snapshot)| snapshot);
         let snapshot = read(server, admission, true, old.as_ref(), asides).await?;
         self.keep(&snapshot);
         Ok(snapshot)

@@ -51,7 +51,10 @@ pub enum Step {
     Recheck(u64),
     /// The catalogue may have changed. The server is quiet: read the catalogue over this connection, then call
     /// [`Machine::refreshed`].
-    RefreshCatalogue,
+    RefreshCatalogue {
+        /// It is known to have changed, or looked for in vain: what others have read lately will not do.
+        anew: bool,
+    },
     /// The catalogue that other sessions use is stale too.
     Stale,
     /// Send to the server.
@@ -165,6 +168,8 @@ pub struct Machine {
     changed: bool,
     /// The catalogue may have changed since it was read.
     stale: bool,
+    /// It was read long ago.
+    aged: bool,
     /// It was changed by a transaction that is still open.
     uncommitted: bool,
     /// When unknown names made the catalogue be read again last.
@@ -193,6 +198,7 @@ impl Machine {
             skipping: false,
             changed: false,
             stale: false,
+            aged: false,
             uncommitted: false,
             looked_again: None,
         }
@@ -248,10 +254,16 @@ impl Machine {
         }
     }
 
+    /// The catalogue was read long ago: it is to be read again before anything else is decided.
+    pub fn outdated(&mut self) {
+        self.aged = true;
+    }
+
     /// The catalogue has been read, as [`Step::RefreshCatalogue`] asked.
     pub fn refreshed(&mut self, view: Arc<dyn View>) {
         self.look(view);
         self.stale = false;
+        self.aged = false;
         self.uncommitted = self.status != b'I';
         if matches!(self.client, Client::Refreshing) {
             self.client = Client::Reading;

@@ -17,7 +17,7 @@ mod value;
 mod view;
 mod wire;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use bytes::BufMut;
 use tokio::{net::TcpStream, time::timeout};
@@ -113,7 +113,7 @@ async fn begin(
     let Upstream { mut server, greetings, key, encoding, server_is_utf8 } = upstream;
     let shared = Shared::of(&reading.target, connection.destination, &reading.database);
     let mut asides = Vec::new();
-    let snapshot = shared.begin(&mut server, &admission, &mut asides).await?;
+    let snapshot = shared.young(&mut server, &admission, &mut asides).await?;
     let database = database::database(&reading);
     let rules = connection.target.columns.clone();
     let view = Database::new(&shared, snapshot, &rules, reading.clone(), &mut gate).map_err(DatabaseError::from)?;
@@ -148,7 +148,8 @@ async fn begin(
         key: Arc::clone(&connection.masking_key),
     });
     welcome(client, startup, issued.as_ref().map(Issued::key));
-    let mut session = Session { gate, admission, machine, server, view, shared, rules, reading };
+    let taken = shared.newest().map_or_else(Instant::now, |(taken, _)| taken);
+    let mut session = Session { gate, admission, machine, server, view, shared, taken, rules, reading };
     session.show(greetings.into_iter().chain(asides));
     Ok((session, issued))
 }

@@ -44,6 +44,8 @@ pub struct Session {
     pub view: Arc<Database>,
     /// What is shared with other sessions.
     pub shared: Arc<Shared>,
+    /// When the view's catalogue was read.
+    pub taken: Instant,
     /// Columns that are masked.
     pub rules: Vec<ColumnRule>,
     /// How texts are read.
@@ -123,10 +125,10 @@ impl Session {
                 }
                 Step::Record(event) => self.gate.record(&event).map_err(unrecorded)?,
                 Step::Stale => self.shared.forget(),
-                Step::RefreshCatalogue => {
+                Step::RefreshCatalogue { anew } => {
                     // The client may be waiting for what came before.
                     client.flush().await.map_err(|_| gone())?;
-                    self.refresh().await?;
+                    self.refresh(anew).await?;
                 }
                 Step::Close(close) => return Ok(Some(close)),
             }
@@ -156,19 +158,23 @@ impl Session {
     }
 
     /// Reads the catalogue over the session's own connection: so it is seen as the session's transaction sees it.
-    async fn refresh(&mut self) -> Result<(), Failed> {
+    async fn refresh(&mut self, anew: bool) -> Result<(), Failed> {
         let alone = !self.machine.in_transaction();
         let mut asides = Vec::new();
         let old = Arc::clone(self.view.snapshot());
         let (server, admission) = (&mut self.server, &self.admission);
         let reading = async {
-            if alone {
+            if alone && !anew {
+                self.shared.young(server, admission, &mut asides).await
+            } else if alone {
                 self.shared.refresh(server, admission, &old, &mut asides).await
             } else {
                 database::read(server, admission, false, Some(&old), &mut asides).await
             }
         };
         let snapshot = timeout(CATALOGUE, reading).await.map_err(unreadable)?.map_err(unreadable)?;
+        let shared = self.shared.newest().filter(|(_, newest)| Arc::ptr_eq(newest, &snapshot));
+        self.taken = shared.map_or_else(Instant::now, |(taken, _)| taken);
         if !Arc::ptr_eq(&snapshot, &old) {
             self.look(snapshot)?;
         }
@@ -181,7 +187,13 @@ impl Session {
     fn keep_up(&mut self, epoch: &mut u64) -> Result<(), Failed> {
         // Within a transaction the catalogue is what that sees.
         let newest = if self.machine.in_transaction() { None } else { self.shared.newest() };
-        let newest = newest.filter(|newest| !Arc::ptr_eq(newest, self.view.snapshot()));
+        if let Some((taken, _)) = newest.as_ref().filter(|(taken, _)| *taken > self.taken) {
+            self.taken = *taken;
+        }
+        if self.taken.elapsed() > database::OLDEST {
+            self.machine.outdated();
+        }
+        let newest = newest.map(|(_, newest)| newest).filter(|newest| !Arc::ptr_eq(newest, self.view.snapshot()));
         let now = self.gate.epoch();
         if newest.is_none() && now == *epoch {
             return Ok(());
@@ -220,7 +232,8 @@ impl Session {
 fn explained(denial: Denial) -> Denial {
     match &denial.hint {
         Some(hint) if hint.contains("sql:opaque") => {
-            let what = "That is whatever is not understood: a syntax error, a DO block, SQL that Postern does not know.";
+            let what =
+                "That is whatever is not understood: a syntax error, a DO block, SQL that Postern does not know.";
             let hint = format!("{hint} {what}");
             denial.with_hint(hint)
         }

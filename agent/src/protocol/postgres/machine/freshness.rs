@@ -39,7 +39,7 @@ impl Machine {
 
     /// For a message that opens a pipeline: within it the catalogue could not be read any more.
     pub(super) fn fresh_to_open(&mut self, frame: &Frame) -> Option<Outcome> {
-        if self.open || !(self.stale || self.queue.0.iter().any(|pending| pending.catalogue)) {
+        if self.open || !(self.stale || self.aged || self.queue.0.iter().any(|pending| pending.catalogue)) {
             return None;
         }
         if !self.quiet() {
@@ -49,7 +49,7 @@ impl Machine {
             return None;
         }
         self.client = Client::Refreshing;
-        self.steps.push_back(Step::RefreshCatalogue);
+        self.steps.push_back(Step::RefreshCatalogue { anew: self.stale });
         Some(Outcome::Wait(frame.clone()))
     }
 
@@ -62,7 +62,7 @@ impl Machine {
         }
         self.looked_again = Some(now);
         self.client = Client::Refreshing;
-        self.steps.push_back(Step::RefreshCatalogue);
+        self.steps.push_back(Step::RefreshCatalogue { anew: true });
         Some(Outcome::Wait(frame.clone()))
     }
 

@@ -24,6 +24,19 @@ fn a_denial_outside_a_transaction_is_answered_locally() {
 }
 
 #[test]
+fn an_old_catalogue_is_read_again_before_the_next_statement() {
+    let mut rig = Rig::new(false);
+    rig.send(&[query("select 1")]);
+    assert!(!rig.did.contains(&Did::Refreshed));
+    rig.machine.outdated();
+    rig.send(&[query("select 2"), query("select 3")]);
+    let at = rig.did.iter().position(|did| *did == Did::Refreshed).expect("it is read");
+    assert!(!rig.did[at + 1..].contains(&Did::Refreshed));
+    let asked = |did: &&Did| matches!(did, Did::Asked(_));
+    assert_eq!((rig.did[..at].iter().filter(asked).count(), rig.did[at..].iter().filter(asked).count()), (1, 2));
+}
+
+#[test]
 fn a_denial_within_a_transaction_fails_it_at_the_server() {
     let mut rig = Rig::new(false);
     rig.send(&[query("begin"), query("forbidden"), query("select 1"), query("rollback"), query("select 2")]);

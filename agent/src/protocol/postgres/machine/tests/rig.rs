@@ -181,7 +181,7 @@ impl Rig {
                     self.machine.decided(held, verdict, 1, self.now);
                 }
                 Step::Recheck(_) => self.machine.rechecked(Ok(())),
-                Step::RefreshCatalogue => {
+                Step::RefreshCatalogue { .. } => {
                     self.did.push(Did::Refreshed);
                     let masks = self.masks;
                     self.machine.refreshed(Arc::new(Toy { masks }));

@@ -53,7 +53,8 @@ pub struct Executable {
     pub inode: u64,
     /// SHA-256 of the running file, in hexadecimal; `None` if it could not be read.
     pub sha256: Option<String>,
-    /// The file at `path` in the agent's own mount namespace has this very device and inode.
+    /// The file at `path` in the agent's own mount namespace has this very device and inode, and the process could not have set
+    /// the path itself, as it can in a user namespace of its own.
     pub verified: bool,
 }
 

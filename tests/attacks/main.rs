@@ -8,7 +8,7 @@
 mod ports;
 mod world;
 
-use std::{fs, process::ExitCode};
+use std::{fs, os::unix::fs::MetadataExt, process::ExitCode};
 
 use agent_tests::{Cmd, Outcome, suite, suite::root_main};
 use serde_json::json;
@@ -89,6 +89,7 @@ fn main() -> ExitCode {
                 let process = &world.refusal(&refusal)?["principal"]["process"];
                 expect(process["argv"][0] == PSQL && refusal["exe"] != PSQL, || process.to_string())
             })
+            .case("/proc/PID/exe set to the permitted program, in a user namespace", || pretender(&world))
             .case("a connected socket passed to another process is still of the one that connected it", || {
                 let (seen, refusal) =
                     world.refused(UID, || world.python(0, "passed", &[&UID.to_string(), PERMITTED]))?;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
                 "the agent is killed between connect and accept: nothing is left to the next user of the port",
                 || ports::killed_between(&world),
             )
+            .case("who listens at the port of an agent that was killed gets no connection", || ports::squatter(&world))
             .case("a source port used again at once belongs to whoever uses it", || ports::used_again(&world, ROUNDS))
             .case("a direct connect to the proxy's own port is refused", || ports::direct(&world))
             .case("no flow is left over", || {
@@ -115,6 +117,23 @@ fn main() -> ExitCode {
 
 /// The permitted user, as an argument.
 const PERMITTED: &str = "63002";
+
+/// A process that shows the permitted program's own file as what it runs.
+fn pretender(world: &World) -> Outcome {
+    let loader = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+    let loader = loader.into_iter().find(|path| fs::exists(path).unwrap_or(false)).ok_or("no dynamic loader")?;
+    let port = world.port().to_string();
+    let attack = Cmd::new(loader).args(["/usr/bin/python3", &world.script(), "pretend", &port, PSQL]).user(UID, UID);
+    let (_, refusal) = world.refused(UID, || attack.run())?;
+    let exe = &world.refusal(&refusal)?["principal"]["process"]["exe"];
+    // Path, file and hash are those of the permitted program.
+    let real = fs::metadata(PSQL).map_err(|error| error.to_string())?;
+    let hash = Cmd::new("sha256sum").arg(PSQL).ok()?;
+    let same = exe["path"] == PSQL
+        && exe["inode"] == real.ino()
+        && exe["sha256"].as_str().is_some_and(|found| hash.starts_with(found));
+    expect(same && exe["verified"] == false, || exe.to_string())
+}
 
 /// Runs a command of the attacker's in a mount namespace of its own, which root has prepared.
 fn mounted(world: &World, preparation: &str, command: &str) -> Outcome<agent_tests::Finished> {

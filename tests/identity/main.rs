@@ -17,9 +17,9 @@ use std::{
 };
 
 use agent_tests::{
-    Agent, Auth, Cmd, Outcome, Postgres, Target, TempDir, net::enter_own_namespace, suite, suite::root_main,
+    Agent, Auth, Cmd, Control, Outcome, Postgres, Target, TempDir, net::enter_own_namespace, suite, suite::root_main,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Client processes, each with a user of its own.
 const PROCESSES: usize = 50;
@@ -44,11 +44,13 @@ fn main() -> ExitCode {
     root_main("identity", || {
         enter_own_namespace(&DESTINATIONS)?;
         let world = World::start()?;
-        let claims = world.connect_all()?;
-        let (start, nonces) = world.log()?;
+        let (claims, open) = world.connect_all()?;
+        let records = world.records()?;
+        let (start, nonces) = log(&records)?;
         Ok(suite("identity")
-            .case(format!("{} concurrent connections succeed", PROCESSES * CONNECTIONS), || {
-                expect(claims.len() == PROCESSES * CONNECTIONS, || format!("{} claims", claims.len()))
+            .case(format!("{} connections are open at once", PROCESSES * CONNECTIONS), || {
+                let all = PROCESSES * CONNECTIONS;
+                expect(claims.len() == all && open == all as u64, || format!("{} claims, {open} open", claims.len()))
             })
             .case("every nonce is in the log exactly once", || {
                 let missing = claims.keys().filter(|nonce| !nonces.contains_key(*nonce)).count();
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
                     let hash = Cmd::new("sha256sum").arg(program).ok()?;
                     let path = program.to_string_lossy();
                     let found = start.values().filter(|claim| claim.exe == path).count();
-                    let right = world.hashes(&path, hash.split(' ').next().unwrap_or_default())?;
+                    let right = hashes(&records, &path, hash.split(' ').next().unwrap_or_default());
                     expect(found > 0 && right == found, || format!("{path}: {right} of {found} have the hash"))?;
                 }
                 Ok(())
@@ -133,8 +135,9 @@ impl World {
         Ok(Self { agent, server, programs, _dir: dir })
     }
 
-    /// Starts all clients, lets them go at once, and collects what they wrote down.
-    fn connect_all(&self) -> Outcome<BTreeMap<String, Claim>> {
+    /// Starts all clients, lets them go at once, and collects what they wrote down, and how many sessions the agent has open when
+    /// all of them have.
+    fn connect_all(&self) -> Outcome<(BTreeMap<String, Claim>, u64)> {
         let mut running = Vec::new();
         for n in 0..PROCESSES {
             let command = Cmd::new(&self.programs[n % PROGRAMS])
@@ -150,10 +153,13 @@ impl World {
             client.send("go")?;
         }
         let mut claims = BTreeMap::new();
-        for client in running {
-            let finished = client.finish(Duration::from_secs(180))?;
-            expect(finished.success(), || finished.to_string())?;
-            for line in finished.stdout.lines() {
+        for client in &mut running {
+            loop {
+                let line = match client.line(Duration::from_secs(180)) {
+                    Ok(line) if line == "open" => break,
+                    Ok(line) => line,
+                    Err(error) => return Err(format!("{error}; {}", self.agent.log())),
+                };
                 let words: Vec<&str> = line.split('\t').collect();
                 let [nonce, pid, uid, exe, destination] = words[..] else {
                     return Err(format!("a client wrote {line:?}"));
@@ -164,51 +170,61 @@ impl World {
                 claims.insert(nonce.to_owned(), claim);
             }
         }
-        Ok(claims)
-    }
-
-    /// Sessions by id, and the session of each nonce, from the log.
-    fn log(&self) -> Outcome<(HashMap<String, Claim>, HashMap<String, String>)> {
-        let (mut sessions, mut nonces) = (HashMap::new(), HashMap::new());
-        for record in self.records()? {
-            let session = record["session"].as_str().unwrap_or_default().to_owned();
-            if record["event"] == "session-started" {
-                let principal = &record["principal"];
-                let process = &principal["process"];
-                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
-                sessions.insert(
-                    session,
-                    Claim {
-                        pid: number(&process["pid"]),
-                        uid: number(&process["uid"]),
-                        exe: text(&process["exe"]["path"]),
-                        destination: text(&principal["flow"]["destination"]),
-                    },
-                );
-            } else if record["event"] == "decided"
-                && let Some(nonce) = record["text"].as_str().and_then(|text| text.split('\'').nth(1))
-                && nonces.insert(nonce.to_owned(), session).is_some()
-            {
-                return Err(format!("{nonce} is in the log twice"));
-            }
+        let open = self.agent.json(&["status"])?["targets"][0]["connections"].as_u64().unwrap_or_default();
+        for client in running {
+            let finished = client.finish(Duration::from_secs(60))?;
+            expect(finished.success(), || finished.to_string())?;
         }
-        Ok((sessions, nonces))
+        Ok((claims, open))
     }
 
-    fn hashes(&self, path: &str, hash: &str) -> Outcome<usize> {
-        let right = |record: &&Value| {
-            let exe = &record["principal"]["process"]["exe"];
-            record["event"] == "session-started" && exe["path"] == path && exe["sha256"] == hash
-        };
-        Ok(self.records()?.iter().filter(right).count())
-    }
-
-    /// All records of all sessions, as JSON, from the journal's own files.
+    /// The events of all sessions.
     fn records(&self) -> Outcome<Vec<Value>> {
-        let text = self.agent.command(["sessions", "export"]).limit(Duration::from_secs(120)).ok()?;
-        text.lines().map(|line| serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))).collect()
+        let mut control = Control::connect(&self.agent)?;
+        let mut records = Vec::new();
+        for session in control.sessions(&json!({}))? {
+            records.extend(control.events(session["session"].as_str().unwrap_or_default())?);
+        }
+        Ok(records)
     }
+}
+
+/// Sessions by id, and the session of each nonce.
+fn log(records: &[Value]) -> Outcome<(HashMap<String, Claim>, HashMap<String, String>)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
+    let (mut sessions, mut nonces) = (HashMap::new(), HashMap::new());
+    for record in records {
+        let session = text(&record["session"]);
+        if record["event"] == "session-started" {
+            let principal = &record["principal"];
+            let process = &principal["process"];
+            let claim = Claim {
+                pid: number(&process["pid"]),
+                uid: number(&process["uid"]),
+                exe: text(&process["exe"]["path"]),
+                destination: text(&principal["flow"]["destination"]),
+            };
+            if let Some(before) = sessions.insert(session, claim) {
+                return Err(format!("a session has begun twice: {before:?}"));
+            }
+        } else if record["event"] == "decided"
+            && let Some(nonce) = record["text"].as_str().and_then(|text| text.split('\'').nth(1))
+            && nonces.insert(nonce.to_owned(), session).is_some()
+        {
+            return Err(format!("{nonce} is in the log twice"));
+        }
+    }
+    Ok((sessions, nonces))
+}
+
+/// Sessions of a program whose file has this hash.
+fn hashes(records: &[Value], path: &str, hash: &str) -> usize {
+    let right = |record: &&Value| {
+        let exe = &record["principal"]["process"]["exe"];
+        record["event"] == "session-started" && exe["path"] == path && exe["sha256"] == hash
+    };
+    records.iter().filter(right).count()
 }
 
 fn uid(process: usize) -> u32 {

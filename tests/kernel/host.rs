@@ -49,6 +49,7 @@ impl Host {
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("postern-kernel-").tempdir().expect("a directory");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+        fs::create_dir(directory.path().join("policies")).expect("a directory");
         fs::write(directory.path().join("password"), "secret\n").expect("a file");
         let port = free_port();
         let mut host = Self {

@@ -2,6 +2,8 @@
 //!
 //! The judge of "nobody got through" is the server's own log: direct logins use a user name of their own.
 
+mod services;
+
 use std::{process::ExitCode, time::Duration};
 
 use agent_tests::{
@@ -22,11 +24,7 @@ permit (principal in Role::"client", action in [Action::"connect", Action::"sql:
 fn main() -> ExitCode {
     root_main("lifecycle", || {
         let server = Postgres::builder().auth(Auth::Trust).login("app", "unused").login("direct", "unused").start()?;
-        let agent = Agent::builder()
-            .target(Target::postgres("db", server.addresses()).credential("app", None))
-            .role("client", [format!("{{ user = \"{UID}\" }}")])
-            .policy("all.cedar", POLICY)
-            .prepare()?;
+        let agent = prepare(&server)?;
         let world = World { agent: agent.into(), server };
         Ok(suite("lifecycle")
             .case("without an agent the server is reached directly", || {
@@ -69,8 +67,9 @@ fn main() -> ExitCode {
                 world.refused("after an orderly stop")?;
                 world.agent.borrow_mut().start()
             })
-            .case("the server's end is the client's end, and the next session works", || server_restart())
+            .case("the server's end is the client's end, and the next session works", server_restart)
             .case("kill -9 at random moments under load, and a restart each time", || {
+                let before = world.direct_logins();
                 for round in 0..if full() { 200 } else { 20 } {
                     let mut load = (0..3).map(|_| world.load()).collect::<Outcome<Vec<_>>>()?;
                     std::thread::sleep(Duration::from_millis(20 + (round * 37) % 170));
@@ -80,6 +79,8 @@ fn main() -> ExitCode {
                     load.clear();
                 }
                 expect(world.psql()?.stdout.trim() == "1", || "not reached".into())?;
+                // None of the load either, at whatever moment it came.
+                expect(world.direct_logins() == before, || "somebody got past the agent".into())?;
                 let verified = world.agent.borrow().postern(&["audit", "verify"])?;
                 expect(verified.success(), || verified.to_string())
             })
@@ -87,6 +88,20 @@ fn main() -> ExitCode {
                 let second = world.agent.borrow().command(["run"]).run()?;
                 expect(!second.success() && second.stderr.contains("running"), || second.to_string())?;
                 expect(world.psql()?.stdout.trim() == "1", || "the first one no longer works".into())
+            })
+            .case("a program that was detached makes the status degraded; a new start attaches it again", || {
+                let status = || world.agent.borrow().postern(&["status"]);
+                expect(status()?.success(), || "it was degraded before".into())?;
+                for name in ["connect4", "process_exec"] {
+                    let pin = world.agent.borrow().pins().join("v1").join(format!("link_{name}"));
+                    std::fs::remove_file(&pin).map_err(|error| format!("{}: {error}", pin.display()))?;
+                    let seen = status()?;
+                    let said = format!("degraded: the kernel program {name} is not in force");
+                    expect(!seen.success() && seen.stdout.contains(&said), || seen.to_string())?;
+                    world.agent.borrow_mut().restart()?;
+                    expect(status()?.success(), || "it is still degraded".into())?;
+                }
+                Ok(())
             })
             .case("uninstall removes everything, and the server is reached directly again", || {
                 let before = world.direct_logins();
@@ -96,8 +111,36 @@ fn main() -> ExitCode {
                 let again = world.agent.borrow().postern(&["uninstall"])?;
                 expect(again.success(), || again.to_string())
             })
+            .case("as two services, each says when it is ready", || services::apart(&world.server))
+            .case("the proxy's user may be a number that belongs to nobody", || services::numeric_user(&world.server))
+            .case("policies that the proxy cannot read: refused before anything is redirected", || {
+                services::closed_policies(&world.server)
+            })
             .run())
     })
+}
+
+/// An agent, not started, with the policy and the role of these cases.
+fn prepare(server: &Postgres) -> Outcome<Agent> {
+    Agent::builder()
+        .target(Target::postgres("db", server.addresses()).credential("app", None))
+        .role("client", [format!("{{ user = \"{UID}\" }}")])
+        .policy("all.cedar", POLICY)
+        .prepare()
+}
+
+/// Runs a statement as the permitted user, under the name that nobody but a client that came around the agent logs in with.
+fn psql(server: &Postgres) -> Outcome<Finished> {
+    Cmd::psql(&dsn(server), "SELECT 1").user(UID, UID).run()
+}
+
+fn dsn(server: &Postgres) -> String {
+    format!("host=127.0.0.1 port={} dbname=postgres user=direct sslmode=disable", server.port())
+}
+
+/// Logins of clients that came around the agent.
+fn direct_logins(server: &Postgres) -> usize {
+    server.log().matches("connection authorized: user=direct").count()
 }
 
 struct World {
@@ -106,19 +149,18 @@ struct World {
 }
 
 impl World {
-    /// `user=direct`: the name under which nobody but a client that came around the agent logs in.
-    fn dsn(&self) -> String {
-        format!("host=127.0.0.1 port={} dbname=postgres user=direct sslmode=disable", self.server.port())
+    fn psql(&self) -> Outcome<Finished> {
+        psql(&self.server)
     }
 
-    fn psql(&self) -> Outcome<Finished> {
-        Cmd::psql(&self.dsn(), "SELECT 1").user(UID, UID).run()
+    fn direct_logins(&self) -> usize {
+        direct_logins(&self.server)
     }
 
     /// A psql that has answered once and waits for more.
     fn session(&self) -> Outcome<Running> {
         let mut psql = Cmd::new("/usr/lib/postgresql/15/bin/psql")
-            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.dsn()])
+            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &dsn(&self.server)])
             .user(UID, UID)
             .spawn()?;
         psql.send("SELECT 'here';")?;
@@ -128,12 +170,8 @@ impl World {
 
     /// Connects over and over for a second, whatever comes of it.
     fn load(&self) -> Outcome<Running> {
-        let script = format!("for n in $(seq 40); do psql -X -A -t -d '{}' -c 'SELECT 1'; done", self.dsn());
+        let script = format!("for n in $(seq 40); do psql -X -A -t -d '{}' -c 'SELECT 1'; done", dsn(&self.server));
         Cmd::new("sh").args(["-c", &script]).env("PGCONNECT_TIMEOUT", "5").user(UID, UID).spawn()
-    }
-
-    fn direct_logins(&self) -> usize {
-        self.server.log().matches("connection authorized: user=direct").count()
     }
 
     /// Fails unless psql is refused while nothing reaches the server directly.
@@ -152,7 +190,7 @@ impl World {
         };
         kill(Pid::from_raw(pid as i32), Signal::SIGKILL).map_err(|error| error.to_string())?;
         wait_until("the other process has ended too", Duration::from_secs(10), || {
-            [warden, proxy].iter().all(|pid| agent_tests::rss_kib(*pid).is_none())
+            [warden, proxy].iter().all(|pid| agent_tests::has_ended(*pid))
         })?;
         self.refused("with one of two killed")?;
         self.agent.borrow_mut().kill9();
@@ -169,11 +207,8 @@ fn pins(world: &World) -> Outcome {
 
 fn server_restart() -> Outcome {
     let mut server = Postgres::builder().auth(Auth::Trust).login("app", "unused").start()?;
-    let agent = Agent::builder()
-        .target(Target::postgres("db", server.addresses()).credential("app", None))
-        .role("client", [format!("{{ user = \"{UID}\" }}")])
-        .policy("all.cedar", POLICY)
-        .start()?;
+    let mut agent = prepare(&server)?;
+    agent.start()?;
     let dsn = format!("host=127.0.0.1 port={} dbname=postgres user=x sslmode=disable", server.port());
     let mut psql =
         Cmd::new("/usr/lib/postgresql/15/bin/psql").args(["-X", "-A", "-t", "-d", &dsn]).user(UID, UID).spawn()?;

@@ -93,7 +93,7 @@ pub fn before_ready() -> Vec<Input> {
         ("bytes after the terminator", b"user\0x\0\0\0garbage\0"),
         ("a name that is not UTF-8", b"user\0\xff\xfe\0\0"),
         ("the same parameter twice", b"user\0x\0user\0y\0database\0postgres\0\0"),
-        ("an unknown parameter", b"user\0x\0database\0postgres\0no_such_setting\01\0\0"),
+        ("an unknown parameter", b"user\0x\0database\0postgres\0no_such_setting\0on\0\0"),
         ("options with an unknown setting", b"user\0x\0database\0postgres\0options\0-c no_such=1\0\0"),
         ("options with a dangling -c", b"user\0x\0database\0postgres\0options\0-c\0\0"),
         ("options with a lone backslash", b"user\0x\0database\0postgres\0options\0\\\0\0"),
@@ -235,7 +235,7 @@ pub fn after_ready() -> Vec<Input> {
     }
     let good = [
         parse("s", "SELECT id FROM t WHERE id = $1"),
-        message(b'B', b"\0s\0\0\0\0\x01\0\0\0\x011\0\0"),
+        message(b'B', b"\0s\0\0\0\0\x01\0\0\0\x01a\0\0"),
         message(b'E', b"\0\0\0\0\0"),
         sync,
     ]

@@ -312,9 +312,14 @@ impl Agent {
         self.await_ready()
     }
 
-    /// Kills warden and proxy with SIGKILL. The pins stay.
+    /// Kills warden and proxy with SIGKILL, and waits until both have gone. The pins stay.
     pub fn kill9(&mut self) {
+        let proxy = self.proxy();
         self.process = None;
+        if let Some(pid) = proxy {
+            // Nobody survives SIGKILL; it may take a moment on a busy host.
+            let _ = wait_until("the proxy has ended", PATIENCE, || proc::has_ended(pid));
+        }
     }
 
     /// Ends it in order with SIGTERM. The pins stay.

@@ -37,7 +37,7 @@ impl Python {
     }
 }
 
-/// `target/tools/venv/lib/python3.N/site-packages`
+/// `target/tools/venv/lib/python3.N/site-packages`, where `venv` is a link to what all checkouts share.
 fn installed() -> Outcome<PathBuf> {
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     let versions = this.ancestors().map(|dir| dir.join("tools/venv/lib")).find(|lib| lib.is_dir());

@@ -29,7 +29,7 @@ pub fn kernel_side() -> Outcome {
         return Err(format!("{} is missing", dir.display()));
     }
     let toolchain = Toolchain::find()?;
-    let linker = setup::tools().join("bin");
+    let linker = setup::linker()?.join("bin");
     let path = std::env::join_paths([&linker, Path::new("/usr/bin"), Path::new("/bin")]).map_err(|e| e.to_string())?;
     let mut command = toolchain.cargo();
     command
@@ -150,7 +150,7 @@ fn path_without_protoc() -> io::Result<Option<OsString>> {
             continue;
         }
         changed = true;
-        let links = setup::tools().join("path").join(position.to_string());
+        let links = run::target().join("tools/path").join(position.to_string());
         let _ = fs::remove_dir_all(&links);
         fs::create_dir_all(&links)?;
         for entry in fs::read_dir(&directory)? {

@@ -1,8 +1,13 @@
 //! Installing whatever is missing. When nothing is, it takes one look at the package database and a few at files.
+//!
+//! What is not a package lies in directories that name its version and that all checkouts on the host share, so that only
+//! the first has to build it. *Invariant:* one setup at a time changes anything.
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
@@ -42,13 +47,40 @@ const LLVM: u32 = 22;
 /// Python packages, pinned, for the tests' virtual environment.
 const PYTHON_PACKAGES: &[&str] = &["asyncpg==0.30.0", "psycopg[binary]==3.2.9"];
 
+/// In a virtual environment: an empty file that says that everything is in it.
+const COMPLETE: &str = "complete";
+
+/// The Python whose virtual environment it is.
+const PYTHON: &str = "/usr/bin/python3";
+
 /// What cargo-managed tools belong to the toolchain in use.
 const COMPONENTS: &[&str] = &["clippy", "rustfmt"];
 
-/// Where what is not a package is installed.
-#[must_use]
-pub fn tools() -> PathBuf {
-    run::target().join("tools")
+/// Where what is not a package is installed, unless [`TOOLS_VARIABLE`] names another directory.
+const TOOLS: &str = "/var/cache/postern-xtask";
+const TOOLS_VARIABLE: &str = "POSTERN_TOOLS";
+
+/// Where what is not a package is installed, for all checkouts.
+fn tools() -> Outcome<PathBuf> {
+    let dir = std::env::var_os(TOOLS_VARIABLE).unwrap_or_else(|| TOOLS.into());
+    std::path::absolute(&dir).map_err(|error| format!("{TOOLS_VARIABLE}: {error}"))
+}
+
+/// Directory of bpf-linker's own `bin`.
+///
+/// # Errors
+/// [`TOOLS_VARIABLE`] is empty.
+pub fn linker() -> Outcome<PathBuf> {
+    Ok(tools()?.join(format!("bpf-linker-{BPF_LINKER}-llvm-{LLVM}")))
+}
+
+/// The tests' virtual environment: its packages are compiled for one version of Python.
+fn venv() -> Outcome<PathBuf> {
+    let python = fs::canonicalize(PYTHON).map_err(|error| format!("{PYTHON}: {error}"))?;
+    let python = python.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let words: Vec<&str> = PYTHON_PACKAGES.iter().flat_map(|name| name.split(['[', ']', '='])).collect();
+    let packages: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    Ok(tools()?.join(format!("{python}-{}", packages.join("-"))))
 }
 
 /// The compiler of the kernel side: it needs the source of the standard library, and an LLVM that bpf-linker can read.
@@ -112,22 +144,82 @@ fn llvm_major(version: &str) -> Option<u32> {
 /// # Errors
 /// Something is missing and could not be installed.
 pub fn setup() -> Outcome {
-    let start = Instant::now();
-    let mut steps = 0;
     let toolchain = Toolchain::find()?;
-    let wanted = PACKAGES.iter().chain(if toolchain == Toolchain::Debian { KERNEL_SIDE_PACKAGES } else { &[] });
-    let missing = missing_packages(&wanted.copied().collect::<Vec<_>>())?;
-    if !missing.is_empty() {
-        install_packages(&missing)?;
-        steps += 1;
-    }
-    steps += usize::from(install_components()?);
-    steps += usize::from(install_linker(&toolchain)?);
-    steps += usize::from(install_python()?);
-    if steps > 0 {
+    if Missing::find(&toolchain)?.anything() {
+        let start = Instant::now();
+        let _lock = lock()?;
+        // Another setup may just have ended: what is missing is looked for again.
+        Missing::find(&toolchain)?.install(&toolchain)?;
         step(&format!("everything is there now ({} s)", start.elapsed().as_secs()));
     }
-    Ok(())
+    link_venv()
+}
+
+/// What is not there.
+struct Missing {
+    packages: Vec<&'static str>,
+    components: bool,
+    linker: bool,
+    python: bool,
+}
+
+impl Missing {
+    fn find(toolchain: &Toolchain) -> Outcome<Self> {
+        let kernel_side = if *toolchain == Toolchain::Debian { KERNEL_SIDE_PACKAGES } else { &[] };
+        let packages = missing_packages(&[PACKAGES, kernel_side].concat())?;
+        let sysroot = run::output(Command::new("rustc").args(["--print", "sysroot"]))?;
+        let bin = Path::new(sysroot.trim()).join("bin");
+        Ok(Self {
+            // Python itself may be among the packages.
+            python: packages.contains(&"python3-venv") || !venv()?.join(COMPLETE).is_file(),
+            packages,
+            components: !["cargo-clippy", "rustfmt"].iter().all(|name| bin.join(name).exists()),
+            linker: !linker()?.join("bin/bpf-linker").is_file(),
+        })
+    }
+
+    fn anything(&self) -> bool {
+        !self.packages.is_empty() || self.components || self.linker || self.python
+    }
+
+    fn install(&self, toolchain: &Toolchain) -> Outcome {
+        if !self.packages.is_empty() {
+            install_packages(&self.packages)?;
+        }
+        if self.components {
+            step("adding clippy and rustfmt");
+            run::must(Command::new("rustup").args(["component", "add"]).args(COMPONENTS))?;
+        }
+        if self.linker {
+            install_linker(toolchain)?;
+        }
+        if self.python {
+            install_python()?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until no other setup is changing anything; until the file is closed none begins.
+fn lock() -> Outcome<File> {
+    let dir = tools()?;
+    let open = || {
+        fs::create_dir_all(&dir)?;
+        File::create(dir.join("lock"))
+    };
+    let named = |error: io::Error| {
+        format!("{}: {error}; {TOOLS_VARIABLE}=DIR names another directory for tools", dir.display())
+    };
+    let file = open().map_err(named)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            step("waiting for another setup");
+            file.lock().map_err(named)?;
+        }
+        Err(TryLockError::Error(error)) => return Err(named(error)),
+    }
+    Ok(file)
 }
 
 fn step(what: &str) {
@@ -158,7 +250,8 @@ fn install_packages(missing: &[&str]) -> Outcome {
     step(&format!("installing packages: {list}"));
     let apt = |words: &[&str]| {
         let mut command = Command::new("apt-get");
-        command.arg("-q").args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        // Another package manager may be at work.
+        command.args(["-q", "-o", "DPkg::Lock::Timeout=600"]).args(words).env("DEBIAN_FRONTEND", "noninteractive");
         command
     };
     let _cluster = missing.contains(&"postgresql-15").then(NoCluster::new).transpose()?;
@@ -193,23 +286,9 @@ impl Drop for NoCluster {
     }
 }
 
-fn install_components() -> Outcome<bool> {
-    let sysroot = run::output(Command::new("rustc").args(["--print", "sysroot"]))?;
-    let bin = Path::new(sysroot.trim()).join("bin");
-    let there = |name: &str| bin.join(name).exists();
-    if there("cargo-clippy") && there("rustfmt") {
-        return Ok(false);
-    }
-    step("adding clippy and rustfmt");
-    run::must(Command::new("rustup").args(["component", "add"]).args(COMPONENTS)).map(|()| true)
-}
-
-fn install_linker(toolchain: &Toolchain) -> Outcome<bool> {
-    let root = tools();
-    if root.join("bin/bpf-linker").is_file() {
-        return Ok(false);
-    }
-    step(&format!("building bpf-linker {BPF_LINKER} (some minutes)"));
+fn install_linker(toolchain: &Toolchain) -> Outcome {
+    let root = linker()?;
+    step(&format!("building bpf-linker {BPF_LINKER} (some minutes) in {}", root.display()));
     let prefix = format!("/usr/lib/llvm-{LLVM}");
     let mut command = toolchain.cargo();
     command
@@ -223,23 +302,35 @@ fn install_linker(toolchain: &Toolchain) -> Outcome<bool> {
         .env("CARGO_TARGET_DIR", root.join("build"));
     run::must(&mut command)?;
     let _ = fs::remove_dir_all(root.join("build"));
-    Ok(true)
+    Ok(())
 }
 
-/// The Python of the tests' virtual environment is `target/tools/venv/bin/python`.
-fn install_python() -> Outcome<bool> {
-    let venv = tools().join("venv");
-    let marker = venv.join("postern-packages");
-    let wanted = PYTHON_PACKAGES.join("\n");
-    if fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {
-        return Ok(false);
-    }
-    step(&format!("Python packages: {}", PYTHON_PACKAGES.join(" ")));
+fn install_python() -> Outcome {
+    let venv = venv()?;
+    step(&format!("installing {} in {}", PYTHON_PACKAGES.join(" "), venv.display()));
     let _ = fs::remove_dir_all(&venv);
-    run::must(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv))?;
+    run::must(Command::new(PYTHON).args(["-m", "venv"]).arg(&venv))?;
     run::must(Command::new(venv.join("bin/pip")).args(["install", "--quiet"]).args(PYTHON_PACKAGES))?;
-    fs::write(&marker, wanted).map_err(|error| format!("{}: {error}", marker.display()))?;
-    Ok(true)
+    fs::write(venv.join(COMPLETE), "").map_err(|error| format!("{}: {error}", venv.display()))
+}
+
+/// The tests find the virtual environment by a link beside themselves, `target/tools/venv`, however they are started.
+fn link_venv() -> Outcome {
+    let (venv, link) = (venv()?, run::target().join("tools/venv"));
+    if fs::read_link(&link).is_ok_and(|there| there == venv) {
+        return Ok(());
+    }
+    // Made aside and moved into place, because another setup may be doing the same.
+    let aside = link.with_extension(std::process::id().to_string());
+    let replace = || {
+        fs::create_dir_all(run::target().join("tools"))?;
+        if link.is_dir() && !link.is_symlink() {
+            fs::remove_dir_all(&link)?;
+        }
+        symlink(&venv, &aside)?;
+        fs::rename(&aside, &link)
+    };
+    replace().map_err(|error| format!("{}: {error}", link.display()))
 }
 
 #[cfg(test)]

@@ -1,14 +1,18 @@
 //! `postern run`, `postern warden`, `postern proxy`: the agent itself.
 
 use clap::Args;
-use nix::sys::signal::SigSet;
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    signal::SigSet,
+};
 use tokio::runtime::Runtime;
 
 use super::{Failure, Global, logging};
 use crate::{
     config::{Config, ConfigErrors, Files},
     protocol,
-    session::daemon,
+    recording::{OpenError, RecoveryError},
+    session::daemon::{self, ProxyError},
     warden,
 };
 
@@ -44,10 +48,29 @@ pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     logging::start(options.log_format)?;
     // A warden that starts this process has signals blocked, which it inherits, and by which it is to be ended.
     SigSet::all().thread_unblock().map_err(|error| Failure::wrong(format!("signals cannot be taken: {error}")))?;
+    // Two descriptors for each session; the limit that an interactive shell sets is for programs that cannot have many.
+    if let Err(error) =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most))
+    {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     // The warden has looked at the files, some of which this process may not read.
     let config = load(global, Files::Skip)?;
     let runtime = Runtime::new().map_err(|error| Failure::wrong(format!("the proxy cannot start: {error}")))?;
-    runtime.block_on(daemon::run(config)).map_err(|error| Failure::wrong(error.to_string()))
+    let state_dir = config.agent.state_dir.clone();
+    runtime.block_on(daemon::run(config)).map_err(|error| {
+        let failure = Failure::wrong(error.to_string());
+        match error {
+            ProxyError::Log(OpenError::Recovery(RecoveryError::Scan(_) | RecoveryError::Shortened { .. })) => {
+                let dir = state_dir.display();
+                failure.with_remedy(format!(
+                    "`postern audit verify --state-dir {dir}` names the record. To start with a new log, move the \
+                     directory away: it is evidence."
+                ))
+            }
+            _ => failure,
+        }
+    })
 }
 
 fn privileged(global: &Global, options: &Options, spawn_proxy: bool) -> Result<(), Failure> {

@@ -19,7 +19,7 @@ pub enum Event {
     /// It was admitted.
     SessionStarted(Box<Start>),
     /// It was refused.
-    ConnectionRefused(Refusal),
+    ConnectionRefused(Box<Refusal>),
     /// A statement was decided.
     Decided(Decided),
     /// A part of an answer came.

@@ -144,7 +144,7 @@ impl Session {
             // What the policies say goes before what we cannot prove.
             Ask::Decide(Some(unproven)) | Ask::Foresee(Some(unproven)) => self.object(&held, unproven),
         };
-        let verdict = verdict.map_err(|denial| explained(denial, &held));
+        let verdict = verdict.map_err(explained);
         let epoch = self.gate.epoch();
         self.machine.decided(held, verdict, epoch, Instant::now());
     }
@@ -228,13 +228,13 @@ impl Session {
     }
 }
 
-/// Says to the client what `sql:opaque` is: most often the denial of it is a mistyped statement.
-fn explained(denial: Denial, held: &crate::gate::Held) -> Denial {
-    let is_opaque = held.action().requests.iter().any(|request| request.action == "sql:opaque");
+/// Says to the client what `sql:opaque` is, since most often its own slip is behind that.
+fn explained(denial: Denial) -> Denial {
     match &denial.hint {
-        Some(hint) if is_opaque => {
-            let hint =
-                format!("{hint} That is what could not be understood: a syntax error, or SQL unknown to Postern.");
+        Some(hint) if hint.contains("sql:opaque") => {
+            let what =
+                "That is whatever is not understood: a syntax error, a DO block, SQL that Postern does not know.";
+            let hint = format!("{hint} {what}");
             denial.with_hint(hint)
         }
         _ => denial,

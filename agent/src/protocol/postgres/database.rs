@@ -38,6 +38,13 @@ const DATABASES: usize = 256;
 /// Bytes of a catalogue that are read: a hundred thousand tables with their columns take less.
 const LARGEST: usize = 512 << 20;
 
+/// Texts up to this length are understood at once. Longer ones may take seconds, and a hundred megabytes: one after the
+/// other, on a thread that nothing else waits for.
+const SHORT: usize = 16 << 10;
+
+/// Held while a long text is understood.
+static LONG: Mutex<()> = Mutex::new(());
+
 /// Name of the statement and portal that read the catalogue. The unnamed ones are the client's.
 const NAME: &str = "postern catalogue";
 
@@ -302,7 +309,15 @@ pub fn database(reading: &Reading) -> Resource {
 
 impl View for Database {
     fn classify(&self, text: &str, names: &dyn Names) -> Arc<Statement> {
-        self.shared.cache.classify(text, &self.reading, &self.snapshot.catalogue, &self.hidden, names)
+        let classify =
+            || self.shared.cache.classify(text, &self.reading, &self.snapshot.catalogue, &self.hidden, names);
+        if text.len() <= SHORT {
+            return classify();
+        }
+        tokio::task::block_in_place(|| {
+            let _turn = LONG.lock().unwrap_or_else(PoisonError::into_inner);
+            classify()
+        })
     }
 
     fn cover(&self, table: u32, attribute: i16) -> Option<Cover> {

@@ -59,6 +59,7 @@ mod json;
 mod keys;
 mod names;
 mod objects;
+mod parse;
 mod proof;
 mod queries;
 mod relations;
@@ -73,9 +74,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-use std::{panic, sync::Arc};
-
-use pg_query::protobuf;
+use std::sync::Arc;
 
 use crate::{
     masking::Masked,
@@ -83,18 +82,13 @@ use crate::{
 };
 use catalogue::Catalogue;
 use masks::Masking;
+use parse::{Unread, parse};
 use proof::Proof;
 use requests::Findings;
 use walk::{Local, Walker};
 
 pub use cache::Cache;
 pub use settings::setting;
-
-/// Longer texts are not parsed: a tree takes some hundred times the memory of its text, and seconds to walk.
-const LONGEST_PARSED: usize = 256 << 10;
-
-/// Characters of the parser's complaint that are passed on: it quotes what is left of a text where a quote is not closed.
-const LONGEST_COMPLAINT: usize = 200;
 
 /// Prepared statements and cursors that one text may define: each keeps the text for the log.
 const MOST_DEFINED: usize = 100;
@@ -208,7 +202,7 @@ pub fn classify(
 ) -> Statement {
     let parsed = match parse(text) {
         Ok(parsed) => parsed,
-        Err(unread) => return unparsed(text, unread, reading, masking),
+        Err(unread) => return unparsed(text, &unread, reading, masking),
     };
     let mut findings = Findings::default();
     let mut parts = Vec::with_capacity(parsed.stmts.len());
@@ -252,27 +246,8 @@ pub fn classify(
     }
 }
 
-/// The tree of a text, unless it is too long, does not parse, or is nested too deeply to be decoded; then why.
-///
-/// The decoder stops at 100 levels of its encoding: some 50 chained operators or calls, 46 joins, 94 set operations, 16
-/// scalar subqueries in each other. AND, OR, lists and rows do not nest.
-fn parse(text: &str) -> Result<protobuf::ParseResult, String> {
-    if text.len() > LONGEST_PARSED {
-        return Err(format!("it is longer than {} KiB", LONGEST_PARSED >> 10));
-    }
-    // The parser is C code in a wrapper with assertions of its own: should one fail, the text is one that does not
-    // parse.
-    match panic::catch_unwind(|| pg_query::parse(text, 0)) {
-        Ok(Ok(result)) => Ok(result.protobuf),
-        Ok(Err(pg_query::Error::Parse(message))) => {
-            Err(format!("it does not parse: {}", message.chars().take(LONGEST_COMPLAINT).collect::<String>()))
-        }
-        Ok(Err(_)) | Err(_) => Err("it is nested too deeply".into()),
-    }
-}
-
 /// What is to be said of a text that could not be read: nothing is known, so everything is asked for.
-fn unparsed(text: &str, unread: String, reading: &Reading, masking: &Masking) -> Statement {
+fn unparsed(text: &str, unread: &Unread, reading: &Reading, masking: &Masking) -> Statement {
     let mut proof = Proof::new(masking);
     proof.obscure("the statement could not be parsed".into());
     let findings = Findings {
@@ -283,11 +258,11 @@ fn unparsed(text: &str, unread: String, reading: &Reading, masking: &Masking) ->
     };
     Statement {
         action: findings.into_action(),
-        text: if masking.masks() { text::unread(text) } else { text::placeholders(text) },
+        text: if masking.masks() || !unread.may_be_scanned() { text::unread(text) } else { text::placeholders(text) },
         parameters_clear: false,
         parts: vec![Part { answer: proof.answer(), effect: Effect::ChangesCatalogue }],
         unknown_names: false,
         looks_up_names: false,
-        unread: Some(unread),
+        unread: Some(unread.to_string()),
     }
 }

@@ -241,6 +241,22 @@ fn why_a_text_could_not_be_read_is_told() {
 }
 
 #[test]
+fn texts_that_the_scanner_is_slow_with_are_neither_parsed_nor_scanned() {
+    for text in
+        [format!("SELECT 1{}1", "+".repeat(100_000)), "/*".repeat(50_000), "+-*/ ".repeat(50_000) + &"=".repeat(5_000)]
+    {
+        let statement = plain(&text);
+        assert_eq!(statement.unread.as_deref(), Some("it has too long runs of operator characters"));
+        assert_eq!(statement.text.shown(), &format!("<{} bytes that do not parse>", text.len()));
+    }
+    let drawn = format!("INSERT INTO orders VALUES (1, '{}')", "-".repeat(2_000));
+    assert_eq!(plain(&drawn).unread, None);
+    // What is too long to be parsed is too long to be scanned.
+    let long = format!("SELECT {}1", "a,".repeat(200_000));
+    assert_eq!(plain(&long).text.shown(), &format!("<{} bytes that do not parse>", long.len()));
+}
+
+#[test]
 fn passwords_are_not_shown() {
     for text in [
         "CREATE ROLE a PASSWORD 'secret'",
@@ -263,9 +279,11 @@ fn passwords_are_not_shown() {
 
 #[test]
 fn a_text_beyond_the_parser_is_opaque() {
-    for text in
-        [format!("SELECT '{}'", "x".repeat(LONGEST_PARSED)), format!("SELECT {}1", "1+".repeat(5000)), "\0".into()]
-    {
+    for text in [
+        format!("SELECT '{}'", "x".repeat(parse::LONGEST_PARSED)),
+        format!("SELECT {}1", "1+".repeat(5000)),
+        "\0".into(),
+    ] {
         let statement = masked(&text);
         assert_eq!(requests(&statement), ["sql:opaque Database t.shop".to_owned()].into());
         assert!(matches!(statement.parts[0].answer, Answer::Unproven(_)));

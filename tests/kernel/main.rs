@@ -77,7 +77,7 @@ fn suite() -> ExitCode {
         failed += usize::from(outcome.is_err());
     }
     drop(host);
-    println!("kernel: {} passed, {failed} failed, 0 skipped", CASES.len() - failed);
+    println!("{} passed, {failed} failed, 0 skipped", CASES.len() - failed);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

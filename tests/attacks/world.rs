@@ -27,7 +27,7 @@ pub const PSQL: &str = "/usr/lib/postgresql/15/bin/psql";
 pub const SECRET: &str = "nugget";
 
 /// How long an attack may take for its preparations.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const POLICY: &str = r#"
 @id("psql-only")

@@ -51,10 +51,11 @@ pub struct Executable {
     pub device: u64,
     /// Inode of the running file.
     pub inode: u64,
-    /// SHA-256 of the running file, in hexadecimal; `None` if it could not be read.
+    /// SHA-256 of the running file, in hexadecimal; `None` if it could not be read, or if the process could have set which file
+    /// that is, as it can in a user namespace of its own.
     pub sha256: Option<String>,
     /// The file at `path` in the agent's own mount namespace has this very device and inode, and the process could not have set
-    /// the path itself, as it can in a user namespace of its own.
+    /// which file that is.
     pub verified: bool,
 }
 

@@ -122,14 +122,16 @@ impl Examiner {
     fn executable(&self, proc: &Proc) -> Result<Executable, Reason> {
         let running = sys::status(proc.directory.as_fd(), c"exe").map_err(|error| proc.unreadable("exe", error))?;
         let (path, exact) = lossy(proc.link("exe")?);
-        // The same file under the same name here: not another file mounted over that name in the process's own namespace. In
-        // a user namespace of its own, a process has the capability to set its link to any file that it can execute.
-        let verified = exact
-            && proc.link("ns/user")? == INITIAL_USER_NAMESPACE
+        // Elsewhere the process may have the capability to set this link to any file that it can execute: then neither the
+        // path nor the content says what runs.
+        let honest = proc.link("ns/user")? == INITIAL_USER_NAMESPACE;
+        // The same file under the same name here: not another file mounted over that name in the process's own namespace.
+        let verified = honest
+            && exact
             && path.is_absolute()
             && sys::status_of(&path).is_ok_and(|found| (found.device, found.inode) == (running.device, running.inode));
         let local = || proc.text("mountinfo", MAX_MOUNTS).is_ok_and(|mounts| local(&mounts, running.mount));
-        let sha256 = self.hashes.of(&running, local, || proc.file("exe"));
+        let sha256 = if honest { self.hashes.of(&running, local, || proc.file("exe")) } else { None };
         Ok(Executable { path, device: running.device, inode: running.inode, sha256, verified })
     }
 }

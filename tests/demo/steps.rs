@@ -64,10 +64,7 @@ fn unbounded_delete(narrator: &mut Narrator, world: &mut World) -> Outcome {
 }
 
 fn drop_table(narrator: &mut Narrator, world: &mut World) -> Outcome {
-    narrator.step(
-        "A DROP is refused",
-        "Nothing permits it to this role at any hour; outside office hours a rule forbids it to every role as well.",
-    );
+    narrator.step("A DROP is refused", "Nothing permits it to this role, so it is denied: no rule has to forbid it.");
     refused(narrator, world, "DROP TABLE customers CASCADE", "denied by Postern")?;
     narrator.check("all 3 customers are still there", world.rows("customers")? == "3")
 }

@@ -13,7 +13,7 @@ use std::{fs, os::unix::fs::MetadataExt, process::ExitCode};
 use agent_tests::{Cmd, Outcome, suite, suite::root_main};
 use serde_json::json;
 
-use crate::world::{PERMITTED_UID, PSQL, SECRET, UID, World, expect};
+use crate::world::{HASH_UID, PERMITTED_UID, PSQL, SECRET, UID, World, expect};
 
 /// How many times a race is run.
 const ROUNDS: usize = 25;
@@ -24,6 +24,14 @@ fn main() -> ExitCode {
         Ok(suite("attacks")
             .case("control: the permitted program, by its user, is let in", || {
                 let seen = Cmd::psql(&world.dsn(), "SELECT secret FROM gold").user(UID, UID).run()?;
+                expect(seen.stdout.trim() == SECRET, || seen.to_string())
+            })
+            .case("control: the permitted program, by its hash, is let in from anywhere", || {
+                let copy = world.dir.join("another-psql");
+                fs::copy(PSQL, &copy).map_err(|error| error.to_string())?;
+                let psql =
+                    Cmd::new(&copy).args(["-X", "-A", "-t", "-d", &world.dsn(), "-c", "SELECT secret FROM gold"]);
+                let seen = psql.user(HASH_UID, HASH_UID).run()?;
                 expect(seen.stdout.trim() == SECRET, || seen.to_string())
             })
             .case("control: the script that the attacks use is let in as a permitted user", || {
@@ -118,21 +126,21 @@ fn main() -> ExitCode {
 /// The permitted user, as an argument.
 const PERMITTED: &str = "63002";
 
-/// A process that shows the permitted program's own file as what it runs.
+/// A process that shows the permitted program's own file as what it runs, to a role by path and to one by hash.
 fn pretender(world: &World) -> Outcome {
     let loader = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
     let loader = loader.into_iter().find(|path| fs::exists(path).unwrap_or(false)).ok_or("no dynamic loader")?;
-    let port = world.port().to_string();
-    let attack = Cmd::new(loader).args(["/usr/bin/python3", &world.script(), "pretend", &port, PSQL]).user(UID, UID);
-    let (_, refusal) = world.refused(UID, || attack.run())?;
-    let exe = &world.refusal(&refusal)?["principal"]["process"]["exe"];
-    // Path, file and hash are those of the permitted program.
     let real = fs::metadata(PSQL).map_err(|error| error.to_string())?;
-    let hash = Cmd::new("sha256sum").arg(PSQL).ok()?;
-    let same = exe["path"] == PSQL
-        && exe["inode"] == real.ino()
-        && exe["sha256"].as_str().is_some_and(|found| hash.starts_with(found));
-    expect(same && exe["verified"] == false, || exe.to_string())
+    for uid in [UID, HASH_UID] {
+        let port = world.port().to_string();
+        let attack = Cmd::new(loader).args(["/usr/bin/python3", &world.script(), "pretend", &port, PSQL]);
+        let (_, refusal) = world.refused(uid, || attack.user(uid, uid).run())?;
+        let exe = &world.refusal(&refusal)?["principal"]["process"]["exe"];
+        // Path and file are those of the permitted program.
+        expect(exe["path"] == PSQL && exe["inode"] == real.ino(), || exe.to_string())?;
+        expect(exe["verified"] == false && exe["sha256"].is_null(), || exe.to_string())?;
+    }
+    Ok(())
 }
 
 /// Runs a command of the attacker's in a mount namespace of its own, which root has prepared.

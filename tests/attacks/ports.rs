@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use agent_tests::{Cmd, Outcome, Running};
+use agent_tests::{Cmd, Outcome, Running, wait_until};
 
-use crate::world::{PERMITTED_UID, SECRET, UID, World, expect, nothing, standing};
+use crate::world::{PATIENCE, PERMITTED_UID, SECRET, UID, World, expect, nothing, standing};
 
 /// The first source port that is used; nothing else does, in this network namespace.
 const FIRST: u16 = 20_000;
@@ -83,7 +83,13 @@ pub fn squatter(world: &World) -> Outcome {
     for (squatter, address) in squatters.iter().zip(&listeners) {
         // Whoever asks for that very port gets there, so the next one to arrive would have been psql.
         let direct = TcpStream::connect(address).map_err(failed)?;
-        let (_, arrived) = squatter.accept().map_err(failed)?;
+        squatter.set_nonblocking(true).map_err(failed)?;
+        let mut accepted = None;
+        wait_until("the connection has arrived", PATIENCE, || {
+            accepted = squatter.accept().ok();
+            accepted.is_some()
+        })?;
+        let arrived = accepted.map(|(_, from)| from).ok_or("nothing arrived")?;
         expect(arrived == direct.local_addr().map_err(failed)?, || format!("{arrived} arrived at {address}"))?;
     }
     drop(squatters);

@@ -21,17 +21,21 @@ use serde_json::{Value, json};
 pub const UID: u32 = 63_001;
 /// Another user, with a role by its number alone.
 pub const PERMITTED_UID: u32 = 63_002;
+/// A third user, with a role by the permitted program's hash.
+pub const HASH_UID: u32 = 63_003;
 /// The permitted program.
 pub const PSQL: &str = "/usr/lib/postgresql/15/bin/psql";
 /// What the attacks are after.
 pub const SECRET: &str = "nugget";
 
 /// How long an attack may take for its preparations.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const POLICY: &str = r#"
 @id("psql-only")
 permit (principal in Role::"psql", action in [Action::"connect", Action::"sql:select"], resource in Target::"vault");
+@id("by-hash")
+permit (principal in Role::"hash", action in [Action::"connect", Action::"sql:select"], resource in Target::"vault");
 @id("by-user")
 permit (principal in Role::"user", action in [Action::"connect", Action::"sql:select"], resource in Target::"vault");
 "#;
@@ -53,9 +57,12 @@ impl World {
             "CREATE TABLE gold (secret text); INSERT INTO gold VALUES ('{SECRET}'); GRANT SELECT ON gold TO app"
         );
         server.sql("postgres", &gold)?;
+        let hash = Cmd::new("sha256sum").arg(PSQL).ok()?;
+        let hash = hash.split(' ').next().unwrap_or_default();
         let agent = Agent::builder()
             .target(Target::postgres("vault", server.addresses()).credential("app", None))
             .role("psql", [format!("{{ user = \"{UID}\", exe = \"{PSQL}\" }}")])
+            .role("hash", [format!("{{ user = \"{HASH_UID}\", exe_sha256 = \"{hash}\" }}")])
             .role("user", [format!("{{ user = \"{PERMITTED_UID}\" }}")])
             .policy("vault.cedar", POLICY)
             .start()?;

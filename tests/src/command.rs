@@ -243,9 +243,18 @@ impl Running {
             thread::sleep(PAUSE);
         };
         let pid = self.pid();
+        // What it has left in its group may hold the output open, and has as long as itself.
+        let open = |thread: &Option<JoinHandle<String>>| thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        while open(&stdout) || open(&self.stderr) {
+            if Instant::now() >= end {
+                self.guarded.kill_rest();
+                break;
+            }
+            thread::sleep(PAUSE);
+        }
         let mut text = stdout.map(|thread| thread.join().unwrap_or_default()).unwrap_or_default();
         if let Some(lines) = &self.lines {
-            for line in lines.iter() {
+            while let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 text.push_str(&line);
                 text.push('\n');
             }

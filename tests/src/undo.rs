@@ -179,13 +179,17 @@ impl Guarded {
             let _ = self.child.wait();
         }
     }
+
+    /// Kills what the process itself left in its group, if it has ended.
+    pub fn kill_rest(&self) {
+        let _ = killpg(pid_of(&self.child), Signal::SIGKILL);
+    }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
         self.kill();
-        // What the process itself left in its group, if it ended before.
-        let _ = killpg(pid_of(&self.child), Signal::SIGKILL);
+        self.kill_rest();
         let _ = watchdog().say(&format!("-{}", self.id));
     }
 }

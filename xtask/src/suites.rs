@@ -27,7 +27,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "postgres", everyday: 27, full: 27 },
     Suite { name: "kernel", everyday: 23, full: 23 },
     Suite { name: "e2e", everyday: 60, full: 60 },
-    Suite { name: "attacks", everyday: 22, full: 22 },
+    Suite { name: "attacks", everyday: 23, full: 23 },
     Suite { name: "lifecycle", everyday: 17, full: 17 },
     Suite { name: "identity", everyday: 5, full: 5 },
     Suite { name: "noninterference", everyday: 102, full: 102 },

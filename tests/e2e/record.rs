@@ -10,6 +10,7 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
         .case("a session's start says who, which file, which role, and which login", || start(world))
         .case("statements have their verdicts, rules, row counts and masked answers", || statements(world))
         .case("literals of a statement over masked columns are placeholders, others stay", || literals(world))
+        .case("a statement that is an argument of the process is not recorded with its literals", || argument(world))
         .case("a refused statement is in the log with its policy", || denied(world))
         .case("a connection without a role is in the log", || {
             world.psql(STRANGER, "SELECT 1")?;
@@ -108,6 +109,17 @@ fn literals(world: &World) -> Outcome {
     ensure(log_of_clear.contains("'Ann'"), || format!("a clear statement lost its literal: {log_of_clear}"))?;
     let log = log("SELECT ssn /* 078-05-1120 */ FROM customers WHERE name = 'Ann';\n")?;
     ensure(!log.contains("'Ann'") && !log.contains("078-05") && log.contains("name = ?"), || log.clone())
+}
+
+fn argument(world: &World) -> Outcome {
+    world.psql(READER, "SELECT id FROM customers WHERE name = 'Ann'")?;
+    let records = world.records(READER)?;
+    let argv = find(&records, "session-started")?["principal"]["process"]["argv"].clone();
+    let words: Vec<&str> = argv.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    // The control: the process has the statement among its arguments, and they are recorded.
+    ensure(words.contains(&"-c") && words.contains(&"***"), || argv.to_string())?;
+    let log = Value::from(records).to_string();
+    ensure(!log.contains("'Ann'"), || log.clone())
 }
 
 fn denied(world: &World) -> Outcome {

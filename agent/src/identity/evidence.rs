@@ -21,6 +21,22 @@ pub fn without_secrets(argument: &str) -> String {
     shown + rest
 }
 
+/// An argument without what may be a literal of a statement: for targets whose recorded statements lose theirs.
+///
+/// A name, a path or an option stays; of `name=value` the name stays; an argument that has a blank, a quote or a mark
+/// of a statement in it (`psql -c "SELECT …"`, a script) is hidden whole. A bare word stays, whatever it is.
+#[must_use]
+pub fn without_literals(argument: &str) -> String {
+    let (name, value) = argument.split_once('=').map_or((argument, None), |(name, value)| (name, Some(value)));
+    if name.contains(|c: char| c.is_whitespace() || "'\"$;()<>".contains(c)) {
+        return HIDDEN.to_owned();
+    }
+    match value {
+        Some(value) if !value.is_empty() => format!("{name}={HIDDEN}"),
+        _ => argument.to_owned(),
+    }
+}
+
 /// Where the first secret is.
 fn next_secret(text: &str) -> Option<(usize, usize)> {
     // ASCII letters only change case here, so that the positions stay.
@@ -73,6 +89,26 @@ mod tests {
             ("password=", "password="),
         ] {
             assert_eq!(without_secrets(argument), shown);
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_literal_is_hidden_and_names_stay() {
+        for (argument, shown) in [
+            ("/usr/bin/psql", "/usr/bin/psql"),
+            ("-c", "-c"),
+            ("SELECT 1", "***"),
+            ("select'123-45-6789'", "***"),
+            ("select$$x$$", "***"),
+            ("select(1)", "***"),
+            ("ssn=123-45-6789", "ssn=***"),
+            ("--set=ssn=123-45-6789", "--set=***"),
+            ("host=db dbname=shop", "host=***"),
+            ("-Atq", "-Atq"),
+            ("a\tb=c", "***"),
+            ("x=", "x="),
+        ] {
+            assert_eq!(without_literals(argument), shown);
         }
     }
 }

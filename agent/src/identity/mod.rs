@@ -11,7 +11,7 @@ use crate::{
     model::Process,
 };
 
-pub use evidence::without_secrets;
+pub use evidence::{without_literals, without_secrets};
 
 /// Names of the roles that a process has, in the order of the configuration.
 #[must_use]

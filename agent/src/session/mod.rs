@@ -82,11 +82,13 @@ impl Proxy {
             }
         };
 
-        // On whose behalf? The configuration assigns roles by those facts.
-        let principal = Arc::new(self.principal(flow, process));
-
         // Where to? The original destination decides, not what the client says later.
-        let target = match self.targets.find(&principal.flow) {
+        let target = self.targets.find(&flow);
+
+        // On whose behalf? The configuration assigns roles by those facts.
+        let principal = Arc::new(self.principal(flow, process, target.as_deref().ok()));
+
+        let target = match target {
             Ok(target) => target,
             Err(denial) => return self.refuse(&client, None, Who::Proven(principal), &denial),
         };
@@ -132,9 +134,15 @@ impl Proxy {
         }
     }
 
-    fn principal(&self, flow: Flow, mut process: Process) -> Principal {
+    /// Who it is, as it is decided on and recorded.
+    fn principal(&self, flow: Flow, mut process: Process, target: Option<&config::Target>) -> Principal {
+        // A statement can be an argument: it is not recorded more openly than the statement itself will be.
+        let literals_may_stay = target.is_some_and(|target| target.columns.is_empty());
         for argument in &mut process.argv {
             *argument = identity::without_secrets(argument);
+            if !literals_may_stay {
+                *argument = identity::without_literals(argument);
+            }
         }
         Principal { roles: identity::roles(&self.roles, &process), flow, process }
     }

@@ -6,7 +6,7 @@ use super::{
     Ask, Client, Close, Expect, Frame, Machine, NativeError, Step,
     deciding::{Deciding, Rechecking, opaque, prepared},
     error, frame, from_client,
-    names::{Change, Lookup, NAME_LENGTH, NAMES, Source},
+    names::{Change, Lookup, NAME_LENGTH, NAMES, Source, Understood},
     pending::PENDING,
 };
 use crate::{
@@ -132,18 +132,27 @@ impl Machine {
         }
     }
 
+    /// What a text asks for, by a catalogue that is new enough; else what becomes of its message instead.
+    fn comprehend(&mut self, frame: Frame, text: &str, now: Instant) -> Result<(Frame, Understood), Outcome> {
+        if let Some(outcome) = self.fresh(&frame) {
+            return Err(outcome);
+        }
+        let Some(understood) = self.understand(text) else { return Err(Outcome::Wait(frame)) };
+        match self.look_again(&understood, &frame, now) {
+            Some(outcome) => Err(outcome),
+            None => Ok((frame, understood)),
+        }
+    }
+
     /// `Query`: all its statements are decided before any goes.
     fn query(&mut self, frame: Frame, now: Instant) -> Result<Outcome, frame::Malformed> {
         let Some(text) = self.decode(message::query(frame.body())?) else {
             return Ok(self.unreadable(frame, Deciding::Query { understood: None }));
         };
-        if let Some(outcome) = self.fresh(&frame) {
-            return Ok(outcome);
-        }
-        let Some(understood) = self.understand(&text) else { return Ok(Outcome::Wait(frame)) };
-        if let Some(outcome) = self.look_again(&understood, &frame, now) {
-            return Ok(outcome);
-        }
+        let (frame, understood) = match self.comprehend(frame, &text, now) {
+            Ok(comprehended) => comprehended,
+            Err(outcome) => return Ok(outcome),
+        };
         let statement = Arc::clone(&understood.statement);
         let ask = match self.objection(&statement) {
             Some(denial) => Ask::Refuse(denial),
@@ -165,13 +174,10 @@ impl Machine {
             let prepared = prepared(Source::Unreadable, types, self.incomprehensible());
             return Ok(self.unreadable(frame, Deciding::Parse { name, prepared }));
         };
-        if let Some(outcome) = self.fresh(&frame) {
-            return Ok(outcome);
-        }
-        let Some(understood) = self.understand(&text) else { return Ok(Outcome::Wait(frame)) };
-        if let Some(outcome) = self.look_again(&understood, &frame, now) {
-            return Ok(outcome);
-        }
+        let (frame, understood) = match self.comprehend(frame, &text, now) {
+            Ok(comprehended) => comprehended,
+            Err(outcome) => return Ok(outcome),
+        };
         let statement = Arc::clone(&understood.statement);
         let ask = match self.objection(&statement) {
             Some(denial) => Ask::Refuse(denial),

@@ -167,13 +167,31 @@ pub const DESTINATION_OBSERVE: u32 = 1;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Cookie of the network namespace in which the targets' addresses hold.
+    /// Cookie of the network namespace of the host, whose loopback addresses targets may have.
     pub netns: u64,
-    /// Port of the listeners on loopback, host byte order; 0 while there are none.
-    pub port: u16,
+    /// [`SETTINGS_EVERYWHERE`] or zero.
+    pub flags: u32,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: u32,
 }
+
+/// The agent listens in every network namespace: the warden is told of those where it does not yet.
+pub const SETTINGS_EVERYWHERE: u32 = 1;
+
+/// Where the proxy listens in a network namespace: the value of the listener map, whose key is the namespace's cookie. The
+/// port on loopback, in host byte order; a port can be taken in one namespace and free in another.
+pub type ListenerPort = u32;
+
+/// Network namespaces in which the agent listens, the host's own among them. Each costs the proxy two descriptors. Beyond it,
+/// connects to protected destinations are refused there.
+pub const MAX_NAMESPACES: u32 = 1_024;
+
+/// Word of the kernel side to the warden: this thread has used a socket in a network namespace where the proxy does not listen
+/// (yet). Lost if too many come at once: the next attempt says it again.
+pub type Unserved = u32;
+
+/// Bytes of the ring buffer of [`Unserved`]: some thousand threads.
+pub const UNSERVED_BYTES: u32 = 64 * 1024;
 
 /// Protected destinations per family: sixteen bytes of address each, for a few hundred targets with all their addresses.
 pub const MAX_DESTINATIONS: u32 = 16_384;
@@ -182,12 +200,15 @@ pub const MAX_PROCESSES: u32 = 65_536;
 /// Redirected connections that wait for their handshake at once. Beyond it, connections are refused.
 pub const MAX_TUPLES: u32 = 65_536;
 
-/// Role of one of the agent's own sockets: the value of the mark map (socket storage). Nothing but the warden writes it.
+/// Role of a socket, mostly of one of the agent's own: the value of the mark map (socket storage). Nothing but the warden writes it.
 pub type Mark = u32;
 /// The socket is one of the proxy's listeners.
 pub const MARK_LISTENER: Mark = 1;
 /// The socket is the proxy's own, on its way to a protected target.
 pub const MARK_UPSTREAM: Mark = 2;
+/// The connection is older than interception, and was left as it was. It goes with the connection: another connect of the
+/// socket takes the mark away.
+pub const MARK_EXISTING: Mark = 3;
 
 /// Counters of governed connects, as indexes of the counter map. Each is monotonic while the map stays pinned.
 #[repr(u32)]

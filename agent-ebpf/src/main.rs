@@ -13,6 +13,7 @@ mod address;
 mod connect;
 mod handover;
 mod maps;
+mod namespaces;
 mod process;
 
 use aya_ebpf::{

@@ -218,7 +218,7 @@ impl Proxy {
     fn connect(runtime_dir: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let (warden, Handed { listeners, liveness }) =
+        let (warden, Handed { listeners, liveness, .. }) =
             runtime.block_on(async { Warden::connect(runtime_dir) }).expect("handed over");
         Self { warden, listeners, liveness, runtime }
     }
@@ -269,6 +269,7 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
             user: "nobody".into(),
             group: None,
         },
+        intercept: agent::config::Intercept::default(),
         targets: vec![
             target("enforced", vec![place(v4), place(local), place(elsewhere)], Mode::Enforce, directory),
             target("enforced6", vec![place(v6)], Mode::Enforce, directory),

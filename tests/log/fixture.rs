@@ -203,6 +203,7 @@ fn principal(user: &str, uid: u32, exe: &str, roles: &[&str]) -> Principal {
             cgroup: "/system.slice/orders-agent.service".into(),
             unit: Some("orders-agent.service".into()),
             user_unit: None,
+            container: None,
         },
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
     }

@@ -13,6 +13,7 @@ mod columns;
 mod credential;
 mod fault;
 mod files;
+mod intercept;
 mod load;
 mod role;
 mod section;
@@ -32,6 +33,8 @@ pub struct Config {
     pub path: PathBuf,
     /// Settings of the agent itself.
     pub agent: Agent,
+    /// What is intercepted.
+    pub intercept: Intercept,
     /// Targets, in the order of the file; a target's index is its position here.
     pub targets: Vec<Target>,
     /// Roles, in the order of the file.
@@ -53,6 +56,35 @@ pub struct Agent {
     pub user: String,
     /// Members of this group may use the control socket beside root. Default: nobody else.
     pub group: Option<String>,
+}
+
+/// `[intercept]`
+#[derive(Clone, Debug, Default)]
+pub struct Intercept {
+    /// In which network namespaces the agent listens. Default [`Reach::All`].
+    pub namespaces: Reach,
+    /// What becomes of connections that are older than interception. Default [`Existing::Cut`].
+    pub existing: Existing,
+}
+
+/// In which network namespaces the agent listens. In the others, connects to protected destinations are refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// In all that processes of this host are in.
+    #[default]
+    All,
+    /// In the host's own.
+    Host,
+}
+
+/// What becomes of connections that are older than interception.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// They are ended, so that the client connects again.
+    #[default]
+    Cut,
+    /// They go on, and are listed.
+    Leave,
 }
 
 /// `[[target]]`
@@ -201,4 +233,6 @@ pub struct Match {
     pub exe_sha256: Option<String>,
     /// Cgroup path: itself and all below it.
     pub cgroup: Option<String>,
+    /// Id of a container, or the beginning of it.
+    pub container: Option<String>,
 }

@@ -25,6 +25,7 @@ fn process() -> Process {
         cgroup: "/system.slice/orders-agent.service/worker".into(),
         unit: Some("orders-agent.service".into()),
         user_unit: None,
+        container: None,
     }
 }
 

@@ -57,6 +57,7 @@ fn principal(roles: &[&str]) -> Principal {
             cgroup: "/system.slice/orders-agent.service".into(),
             unit: Some("orders-agent.service".into()),
             user_unit: None,
+            container: None,
         },
         roles: roles.iter().map(ToString::to_string).collect(),
     }

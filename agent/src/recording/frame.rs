@@ -45,6 +45,7 @@ impl Kind {
             Event::AgentStarted { .. } => 1,
             Event::AgentStopped {} => 2,
             Event::LogRepaired { .. } => 3,
+            Event::OlderConnection { .. } => 4,
             Event::SessionStarted(_) => 16,
             Event::ConnectionRefused { .. } => 17,
             Event::Decided(_) => 18,

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::{
     masking::Masked,
-    model::{Flow, Mode, Principal, Request},
+    model::{Flow, Mode, Older, Principal, Request},
 };
 
 pub use self::{
@@ -60,6 +60,13 @@ pub enum Event {
         offset: u64,
         /// How many bytes of it were there.
         bytes: u64,
+    },
+    /// A connection to a target was found that did not go through the agent: it is older than interception.
+    OlderConnection {
+        /// Name of the target.
+        target: Option<String>,
+        /// What is known of it.
+        connection: Box<Older>,
     },
     /// A session was admitted.
     SessionStarted(Box<SessionStart>),

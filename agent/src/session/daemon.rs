@@ -19,7 +19,7 @@ use crate::{
     config::{Address, Config},
     control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
     credential::MaskingKeys,
-    model::Subject,
+    model::{Subject, Surroundings},
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
     recording::{Log, OpenError, Options},
@@ -70,7 +70,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
     let mut ends = Ends::new()?;
 
     let (warden, handed) = Warden::connect(&agent.runtime_dir)?;
-    let Handed { listeners, liveness } = handed;
+    let Handed { listeners, liveness, tidings } = handed;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
         targets: Targets::new(targets),
@@ -89,6 +89,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
     for listener in listeners {
         tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
     }
+    tasks.spawn(Arc::clone(&proxy).follow(tidings));
     let resolving = Arc::clone(&proxy);
     tasks.spawn(async move { resolving.targets.keep_resolving(&*resolving).await });
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
@@ -222,14 +223,18 @@ struct Running {
 impl Daemon for Running {
     fn status(&self) -> Status {
         let warden = &self.proxy.warden;
-        let kernel =
-            self.handle.block_on(async { Ok::<_, AskError>((warden.counters().await?, warden.missing().await?)) });
-        let (counters, kernel) = match kernel {
-            Ok((counters, missing)) => (
-                counters,
-                missing.iter().map(|program| format!("the kernel program {program} is not in force")).collect(),
-            ),
-            Err(error) => (BTreeMap::new(), vec![format!("the warden does not answer: {error}")]),
+        let kernel = self.handle.block_on(async {
+            Ok::<_, AskError>((warden.counters().await?, warden.missing().await?, warden.surroundings().await?))
+        });
+        let (counters, surroundings, kernel) = match kernel {
+            Ok((counters, missing, surroundings)) => {
+                let missing = missing.iter().map(|program| format!("the kernel program {program} is not in force"));
+                let kernel: Vec<String> = missing.chain(older(&surroundings)).collect();
+                (counters, surroundings, kernel)
+            }
+            Err(error) => {
+                (BTreeMap::new(), Surroundings::default(), vec![format!("the warden does not answer: {error}")])
+            }
         };
         let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
         let log = control::LogReport::from(self.proxy.log.status());
@@ -249,6 +254,7 @@ impl Daemon for Running {
             },
             targets,
             counters,
+            surroundings,
             policies: self.policies(),
             log,
         }
@@ -265,6 +271,16 @@ impl Daemon for Running {
 
     fn log(&self) -> &Arc<Log> {
         &self.proxy.log
+    }
+}
+
+/// What is wrong with connections older than interception: that they go on, or that nobody knows.
+fn older(surroundings: &Surroundings) -> Option<String> {
+    match (&surroundings.blind, surroundings.open) {
+        (Some(error), _) => Some(format!("existing: connections older than interception cannot be found: {error}")),
+        (None, 0) => None,
+        (None, 1) => Some("existing: a connection older than interception goes on".into()),
+        (None, open) => Some(format!("existing: {open} connections older than interception go on")),
     }
 }
 

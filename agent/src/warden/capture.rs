@@ -9,13 +9,16 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use agent_common::{COUNTER_NAMES, FlowRecord, LAYOUT, MARK_LISTENER, MARK_UPSTREAM, Mark, ProcessEntry, Settings};
+use agent_common::{
+    COUNTER_NAMES, Destination, FlowRecord, LAYOUT, ListenerPort, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM, Mark,
+    ProcessEntry, SETTINGS_EVERYWHERE, Settings,
+};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
+    maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
@@ -28,14 +31,14 @@ use super::{
     pins::{self, Loaded},
     sys::{self, Plain},
 };
-use crate::config::Target;
+use crate::config::{Reach, Target};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
 
 /// The kernel side at work. It stays at work when this is dropped.
 pub(super) struct Capture {
-    settings: Mutex<(Array<MapData, Plain<Settings>>, Settings)>,
+    listeners: Mutex<HashMap<MapData, u64, ListenerPort>>,
     counters: Array<MapData, u64>,
     processes: RwLock<HashMap<MapData, u32, Plain<ProcessEntry>>>,
     flows: SkStorage<MapData, Plain<FlowRecord>>,
@@ -45,6 +48,9 @@ pub(super) struct Capture {
     cgroup: OwnedFd,
     directory: PathBuf,
 }
+
+/// [`agent_common::Unserved`] threads, as the programs name them.
+pub(super) type Unserved = RingBuf<MapData>;
 
 /// What the programs log, on its way to `tracing` (by way of `log`, whose logger the subscriber must have installed).
 pub(super) struct KernelLog {
@@ -78,8 +84,9 @@ impl Capture {
         pin_dir: &Path,
         cgroup: BorrowedFd<'_>,
         netns: u64,
+        reach: Reach,
         targets: &[Target],
-    ) -> Result<(Self, KernelLog), CaptureError> {
+    ) -> Result<(Self, KernelLog, Unserved), CaptureError> {
         let directory = pin_dir.join(format!("v{LAYOUT}"));
         pins::check(pin_dir, &directory)?;
         let mut loader = EbpfLoader::new();
@@ -94,8 +101,8 @@ impl Capture {
         };
 
         let mut settings: Array<_, Plain<Settings>> = map(&mut kernel, "SETTINGS")?;
-        let closed = Settings { netns, port: 0, pad: [0; 3] };
-        settings.set(0, Plain(closed), 0)?;
+        let flags = if reach == Reach::All { SETTINGS_EVERYWHERE } else { 0 };
+        settings.set(0, Plain(Settings { netns, flags, pad: 0 }), 0)?;
         let v4 = map(&mut kernel, "PROTECTED4")?;
         let v6 = map(&mut kernel, "PROTECTED6")?;
         let destinations = Destinations::new(v4, v6, targets)?;
@@ -115,7 +122,7 @@ impl Capture {
             "the kernel side is in force at the root of the cgroup hierarchy"
         );
         let capture = Self {
-            settings: Mutex::new((settings, closed)),
+            listeners: Mutex::new(map(&mut kernel, "LISTENERS")?),
             counters: map(&mut kernel, "COUNTERS")?,
             processes: RwLock::new(map(&mut kernel, "PROCESSES")?),
             flows: map(&mut kernel, "FLOWS")?,
@@ -125,17 +132,32 @@ impl Capture {
             cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
             directory,
         };
-        Ok((capture, log))
+        // An earlier run may have left places at which nobody listens any more.
+        capture.listen_nowhere()?;
+        Ok((capture, log, map(&mut kernel, "UNSERVED")?))
     }
 
-    /// Tells the programs where the proxy listens; 0 for nowhere.
-    pub(super) fn listen_at(&self, port: u16) -> Result<(), MapError> {
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        let (map, current) = &mut *settings;
-        let next = Settings { port, ..*current };
-        map.set(0, Plain(next), 0)?;
-        *current = next;
-        Ok(())
+    /// Tells the programs where the proxy listens in a network namespace.
+    pub(super) fn listen_at(&self, netns: u64, port: u16) -> Result<(), MapError> {
+        self.listeners().insert(netns, ListenerPort::from(port), 0)
+    }
+
+    /// Tells the programs that the proxy does not listen in a network namespace any more.
+    pub(super) fn stop_listening(&self, netns: u64) -> Result<(), MapError> {
+        match self.listeners().remove(&netns) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Tells the programs that the proxy does not listen anywhere.
+    pub(super) fn listen_nowhere(&self) -> Result<(), MapError> {
+        let everywhere: Vec<u64> = self.listeners().keys().collect::<Result<_, _>>()?;
+        everywhere.into_iter().try_for_each(|netns| self.stop_listening(netns))
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, HashMap<MapData, u64, ListenerPort>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks one of the proxy's listeners.
@@ -148,9 +170,19 @@ impl Capture {
         self.mark(socket, MARK_UPSTREAM)
     }
 
+    /// Marks a socket that was connected before interception, and is left so.
+    pub(super) fn mark_existing(&self, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.mark(socket, MARK_EXISTING)
+    }
+
     fn mark(&self, socket: BorrowedFd<'_>, mark: Mark) -> Result<(), MapError> {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         marks.insert(&socket.as_raw_fd(), mark, 0)
+    }
+
+    /// The map of marks, to ask the kernel for those of all sockets.
+    pub(super) fn mark_map(&self) -> io::Result<OwnedFd> {
+        sys::pinned(&self.directory.join("MARKS"), false)
     }
 
     /// The flow in a socket's own storage.
@@ -190,6 +222,11 @@ impl Capture {
     /// Takes new addresses of a target that is known by name.
     pub(super) fn protect(&self, target: u32, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
         self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect(target, addresses)
+    }
+
+    /// What an address is protected as, if it is.
+    pub(super) fn destination(&self, address: SocketAddr) -> Result<Option<Destination>, MapError> {
+        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).find(address)
     }
 
     /// The programs that are no longer in force: somebody with the right to do so has detached or replaced them.

@@ -171,6 +171,17 @@ impl Destinations {
         self.sync()
     }
 
+    /// What an address is protected as, if it is: as the kernel side would find it.
+    pub(super) fn find(&self, address: SocketAddr) -> Result<Option<Destination>, MapError> {
+        let place = Place::new(address);
+        let trie = if place.address.is_ipv4() { &self.v4 } else { &self.v6 };
+        match trie.get(&place.key(), 0) {
+            Ok(Plain(destination)) => Ok(Some(destination)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Number of protected destinations.
     pub(super) fn len(&self) -> usize {
         self.wanted.all().len()

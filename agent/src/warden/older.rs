@@ -1,0 +1,258 @@
+//! Connections to protected addresses that did not go through the agent, because they are older than interception: found in
+//! every network namespace, and ended or left as configured.
+//!
+//! What tells them from the agent's own is the mark that only the warden sets; what tells them from redirected ones is that
+//! those lead to the proxy. So whatever is found here is older than interception, or has got around it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use agent_common::{DESTINATION_OBSERVE, MARK_EXISTING};
+use tracing::{info, warn};
+
+use super::{
+    capture::Capture,
+    diag::{Connection, Diag},
+    netns,
+    news::News,
+    sys,
+    wire::Answer,
+};
+use crate::{
+    config,
+    model::{Fate, Holder, Older, Surroundings},
+};
+
+/// Connections that `status` lists; the others are counted. With their holders they fit in one message to the proxy, however
+/// their paths are spelt.
+const MAX_LISTED: usize = 16;
+
+/// Records that wait for a proxy to write them. Beyond it they are counted and logged only.
+const MAX_UNTOLD: usize = 4096;
+
+/// Processes that are named for one connection: children inherit it.
+const MAX_HOLDERS: usize = 4;
+
+/// Characters of a program's path that are shown.
+const MAX_EXE: usize = 128;
+
+/// Ends or lists old connections.
+pub(super) struct Olders {
+    capture: Arc<Capture>,
+    news: Arc<News>,
+    policy: config::Existing,
+    /// Cookie of the host's own network namespace.
+    host: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cut: u64,
+    /// Those that go on, by the cookies of namespace and socket.
+    open: BTreeMap<(u64, u64), Older>,
+    untold: Vec<Older>,
+    blind: Option<String>,
+}
+
+/// What was found in one namespace, and the means to end it.
+struct Found {
+    diag: Diag,
+    netns: u64,
+    connections: Vec<(Connection, u32)>,
+}
+
+/// A descriptor of a process.
+#[derive(Clone, Copy)]
+struct Place {
+    pid: u32,
+    number: i32,
+}
+
+impl Olders {
+    pub(super) fn new(capture: Arc<Capture>, news: Arc<News>, policy: config::Existing, host: u64) -> Self {
+        Self { capture, news, policy, host, state: Mutex::default() }
+    }
+
+    /// Looks at all connections of all namespaces, and deals with those that are older than interception.
+    pub(super) fn sweep(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.find() {
+            Ok(found) => {
+                self.settle(&found, &mut state);
+                state.blind = None;
+            }
+            Err(error) => {
+                warn!(%error, "connections older than interception cannot be looked for");
+                state.blind = Some(error.to_string());
+            }
+        }
+        let untold = std::mem::take(&mut state.untold);
+        state.untold = untold.into_iter().filter(|older| !self.news.tell(Answer::Older(older.clone()), &[])).collect();
+        state.untold.truncate(MAX_UNTOLD);
+    }
+
+    /// Puts what is known into a report. Looks again if it could have changed.
+    pub(super) fn report(&self, surroundings: &mut Surroundings) {
+        let any = !self.state.lock().unwrap_or_else(PoisonError::into_inner).open.is_empty();
+        if any {
+            self.sweep();
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        surroundings.cut = state.cut;
+        surroundings.open = state.open.len();
+        surroundings.older = state.open.values().take(MAX_LISTED).cloned().collect();
+        surroundings.blind.clone_from(&state.blind);
+    }
+
+    /// Old connections, by namespace.
+    fn find(&self) -> io::Result<Vec<Found>> {
+        let marks = self.capture.mark_map()?;
+        let mut all = Vec::new();
+        for process in netns::all()?.into_values() {
+            let (netns, diag) = match netns::within(process, Diag::open) {
+                Ok((_, diag)) => (diag.netns()?, diag),
+                // The process has ended; if its namespace has not, another process is in it next time.
+                Err(error) if netns::of(process).is_err() => {
+                    info!(process, %error, "a process ended before its network namespace could be looked at");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut connections = Vec::new();
+            for connection in diag.connections(marks.as_fd())? {
+                if let Some(target) = self.target(&connection, netns)? {
+                    connections.push((connection, target));
+                }
+            }
+            if !connections.is_empty() {
+                all.push(Found { diag, netns, connections });
+            }
+        }
+        Ok(all)
+    }
+
+    /// The target that a connection reaches past the agent, if it does and should not.
+    fn target(&self, connection: &Connection, netns: u64) -> io::Result<Option<u32>> {
+        // What bears another mark is the agent's own.
+        if connection.mark.is_some_and(|mark| mark != MARK_EXISTING)
+            || (connection.remote.ip().is_loopback() && netns != self.host)
+        {
+            return Ok(None);
+        }
+        let destination = self.capture.destination(connection.remote).map_err(io::Error::other)?;
+        Ok(destination.filter(|found| found.flags & DESTINATION_OBSERVE == 0).map(|found| found.target))
+    }
+
+    fn settle(&self, all: &[Found], state: &mut State) {
+        let mut copies = Vec::new();
+        let before = std::mem::take(&mut state.open);
+        let inodes = all.iter().flat_map(|found| &found.connections).map(|(connection, _)| connection.inode).collect();
+        let places = places(&inodes);
+        for Found { diag, netns, connections } in all {
+            for (connection, target) in connections {
+                let held = places.get(&connection.inode).map_or(&[][..], Vec::as_slice);
+                let Some(fate) = self.decide(diag, connection, held, &mut copies) else { continue };
+                let older = Older {
+                    target: *target,
+                    source: connection.local,
+                    destination: connection.remote,
+                    netns: *netns,
+                    uid: connection.uid,
+                    holders: held.iter().take(MAX_HOLDERS).map(|place| holder(place.pid)).collect(),
+                    fate,
+                };
+                let key = (*netns, connection.cookie);
+                if !before.contains_key(&key) {
+                    let Older { source, destination, uid, fate, .. } = &older;
+                    warn!(%source, %destination, uid, ?fate, "a connection is older than interception");
+                    state.untold.push(older.clone());
+                }
+                match older.fate {
+                    Fate::Cut => state.cut += 1,
+                    Fate::Left | Fate::NotCut(_) => drop(state.open.insert(key, older)),
+                }
+            }
+        }
+        // In a thread of its own, which their owners may hold up; see `sys::descriptor_of`.
+        if !copies.is_empty() {
+            thread::spawn(move || drop(copies));
+        }
+    }
+
+    /// Ends or leaves a connection. `None`: it has ended by itself.
+    fn decide(
+        &self,
+        diag: &Diag,
+        connection: &Connection,
+        held: &[Place],
+        copies: &mut Vec<OwnedFd>,
+    ) -> Option<Fate> {
+        match self.policy {
+            config::Existing::Leave => {
+                if connection.mark.is_none() {
+                    self.mark(connection, held, copies);
+                }
+                Some(Fate::Left)
+            }
+            config::Existing::Cut => match diag.destroy(connection) {
+                Ok(()) => Some(Fate::Cut),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => Some(Fate::NotCut(error.to_string())),
+            },
+        }
+    }
+
+    /// Marks a connection that is left, so that no other guard takes it for one that got around.
+    fn mark(&self, connection: &Connection, held: &[Place], copies: &mut Vec<OwnedFd>) {
+        for place in held {
+            let copy = sys::pidfd(place.pid).and_then(|process| sys::descriptor_of(process.as_fd(), place.number));
+            let Ok(copy) = copy else { continue };
+            // The process may have opened something else under that number.
+            let same = sys::socket_cookie(copy.as_fd()).is_ok_and(|cookie| cookie == connection.cookie);
+            let marked = same && self.capture.mark_existing(copy.as_fd()).is_ok();
+            copies.push(copy);
+            if marked {
+                return;
+            }
+        }
+        warn!(source = %connection.local, "a connection that is left could not be marked as such");
+    }
+}
+
+/// Who has sockets with these inodes open.
+fn places(inodes: &BTreeSet<u32>) -> HashMap<u32, Vec<Place>> {
+    let mut places: HashMap<u32, Vec<Place>> = HashMap::new();
+    if inodes.is_empty() {
+        return places;
+    }
+    let names = |path: &Path| {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
+    };
+    for pid in names(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()) {
+        let descriptors = format!("/proc/{pid}/fd");
+        for name in names(Path::new(&descriptors)) {
+            let inode = fs::read_link(format!("{descriptors}/{name}"))
+                .ok()
+                .and_then(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            if let (Some(inode), Ok(number)) = (inode, name.parse())
+                && inodes.contains(&inode)
+            {
+                places.entry(inode).or_default().push(Place { pid, number });
+            }
+        }
+    }
+    places
+}
+
+fn holder(pid: u32) -> Holder {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    Holder { pid, exe: exe.map(|exe| exe.to_string_lossy().chars().take(MAX_EXE).collect()) }
+}

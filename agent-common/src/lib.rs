@@ -186,12 +186,25 @@ pub type ListenerPort = u32;
 /// connects to protected destinations are refused there.
 pub const MAX_NAMESPACES: u32 = 1_024;
 
-/// Word of the kernel side to the warden: this thread has used a socket in a network namespace where the proxy does not listen
-/// (yet). Lost if too many come at once: the next attempt says it again.
-pub type Unserved = u32;
+/// Word of the kernel side to the warden: this thread is in a network namespace where the proxy may not listen yet. Lost if too
+/// many come at once: the next attempt says it again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unserved {
+    /// Id of the thread, in the initial pid namespace.
+    pub thread: u32,
+    /// [`UNSERVED_REFUSED`] or zero.
+    pub flags: u32,
+}
+
+/// A connect of the thread was refused for it.
+pub const UNSERVED_REFUSED: u32 = 1;
 
 /// Bytes of the ring buffer of [`Unserved`]: some thousand threads.
 pub const UNSERVED_BYTES: u32 = 64 * 1024;
+
+/// Cgroups in which a program was executed lately. It only spares the warden words that it has heard.
+pub const MAX_CGROUPS: u32 = 4_096;
 
 /// Protected destinations per family: sixteen bytes of address each, for a few hundred targets with all their addresses.
 pub const MAX_DESTINATIONS: u32 = 16_384;
@@ -263,6 +276,7 @@ const _: () = {
     assert!(size_of::<DestinationKey>() == 20);
     assert!(size_of::<Destination>() == 8);
     assert!(size_of::<Settings>() == 16);
+    assert!(size_of::<Unserved>() == 8);
 };
 
 #[cfg(test)]

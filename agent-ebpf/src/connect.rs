@@ -6,8 +6,8 @@
 use core::mem::size_of_val;
 
 use agent_common::{
-    AF_INET, AF_INET6, Counter, DESTINATION_OBSERVE, Destination, FlowRecord, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM,
-    Settings,
+    AF_INET, AF_INET6, Counter, DESTINATION_OBSERVE, Destination, FlowRecord, MARK_EXISTING, MARK_LISTENER,
+    MARK_UPSTREAM, Settings,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -107,7 +107,7 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     let proxy = asked.address.loopback();
     if port == 0 || !listening(ctx, &proxy, port) {
         // It may listen there for the other family only, or not any more.
-        namespaces::unserved(here, settings);
+        namespaces::refused(here, settings);
         return Outcome::Refused { why: Counter::NoListener, observe };
     }
     if !note::<V6>(ctx, asked, destination.target) {

@@ -82,6 +82,7 @@ pub fn prepare_exec(_ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(_ctx: BtfTracePointContext) -> i32 {
     process::exec_done();
+    namespaces::executed();
     0
 }
 

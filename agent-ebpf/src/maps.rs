@@ -1,16 +1,17 @@
-//! The maps. All but [`UNSERVED`] are pinned by the warden, which knows their types and sizes and compares them at start.
+//! The maps. All but [`UNSERVED`] and [`CGROUPS`] are pinned by the warden, which knows their types and sizes and compares them at start.
 //!
 //! No map that holds a security fact evicts: what does not fit is refused.
 
 use core::{arch::asm, ffi::c_void, ptr};
 
 use agent_common::{
-    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_DESTINATIONS,
-    MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, Mark, ProcessEntry, Settings, TupleKey, UNSERVED_BYTES, Unserved,
+    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_CGROUPS,
+    MAX_DESTINATIONS, MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, Mark, ProcessEntry, Settings, TupleKey,
+    UNSERVED_BYTES, Unserved,
 };
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, LpmTrie, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage},
     helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
@@ -30,6 +31,10 @@ pub static LISTENERS: HashMap<u64, ListenerPort, { MAX_NAMESPACES as usize }> = 
 /// Word to the warden. Not pinned: it concerns the agent that runs, and no later one.
 #[btf_map]
 pub static UNSERVED: RingBuf<Unserved, { UNSERVED_BYTES as usize }> = RingBuf::new();
+
+/// Cgroups in which a program was executed lately. Not pinned either; it may evict, since it is no security fact.
+#[btf_map]
+pub static CGROUPS: LruHashMap<u64, u32, { MAX_CGROUPS as usize }> = LruHashMap::new();
 
 /// Protected IPv4 destinations.
 #[btf_map]

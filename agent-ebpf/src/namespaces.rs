@@ -1,9 +1,10 @@
-//! Network namespaces: where the proxy listens in each, and word to the warden of those where it does not.
+//! Network namespaces: where the proxy listens in each, and word to the warden of those where it may not do so yet.
 
-use agent_common::{SETTINGS_EVERYWHERE, Settings};
+use agent_common::{SETTINGS_EVERYWHERE, Settings, UNSERVED_REFUSED, Unserved};
+use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 
 use crate::{
-    maps::{LISTENERS, UNSERVED},
+    maps::{CGROUPS, LISTENERS, SETTINGS, UNSERVED},
     process,
 };
 
@@ -13,17 +14,39 @@ pub fn port(netns: u64, settings: &Settings) -> u16 {
     if let Some(port) = unsafe { LISTENERS.get(netns) } {
         return *port as u16;
     }
-    unserved(netns, settings);
+    tell(netns, settings, 0);
     0
 }
 
-/// Tells the warden that the current thread uses a network namespace where a listener is missing.
-///
-/// Not of the host's own: there it makes the listeners before all others.
-pub fn unserved(netns: u64, settings: &Settings) {
-    if netns != settings.netns && settings.flags & SETTINGS_EVERYWHERE != 0 {
-        let (thread, _) = process::current();
-        // Full if the warden has no time, or is not there: then nothing would come of it.
-        let _ = UNSERVED.output(thread, 0);
+/// The current thread was refused for want of a listener.
+pub fn refused(netns: u64, settings: &Settings) {
+    tell(netns, settings, UNSERVED_REFUSED);
+}
+
+/// The current process has executed a program. If it is the first in its cgroup, it may be a container's, in a namespace that is
+/// new; which one it is cannot be told here.
+pub fn executed() {
+    let Some(settings) = SETTINGS.get(0) else { return };
+    if settings.flags & SETTINGS_EVERYWHERE == 0 {
+        return;
     }
+    // SAFETY: the helper has no preconditions.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    // SAFETY: the value is not looked at.
+    if unsafe { CGROUPS.get(cgroup) }.is_none() && CGROUPS.insert(cgroup, 0, 0).is_ok() {
+        say(0);
+    }
+}
+
+/// Nothing needs to be said of the host's own namespace: there the warden makes the listeners before all others.
+fn tell(netns: u64, settings: &Settings, flags: u32) {
+    if netns != settings.netns && settings.flags & SETTINGS_EVERYWHERE != 0 {
+        say(flags);
+    }
+}
+
+fn say(flags: u32) {
+    let (thread, _) = process::current();
+    // Full if the warden has no time, or is not there: then nothing would come of it.
+    let _ = UNSERVED.output(Unserved { thread, flags }, 0);
 }

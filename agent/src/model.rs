@@ -139,6 +139,8 @@ pub struct Surroundings {
     pub silent: Vec<Silent>,
     /// Number of namespaces beyond the most that it listens in: the same is true of them.
     pub beyond: usize,
+    /// How often all connections were looked at since the start.
+    pub looked: u64,
     /// Connections older than interception that were ended since the start.
     pub cut: u64,
     /// Number of those that go on.

@@ -28,6 +28,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "kernel", everyday: 23, full: 23 },
     Suite { name: "e2e", everyday: 63, full: 63 },
     Suite { name: "attacks", everyday: 23, full: 23 },
+    Suite { name: "netns", everyday: 1, full: 1 },
     Suite { name: "lifecycle", everyday: 17, full: 17 },
     Suite { name: "identity", everyday: 5, full: 5 },
     Suite { name: "noninterference", everyday: 110, full: 110 },

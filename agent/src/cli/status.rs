@@ -99,7 +99,10 @@ fn namespaces(surroundings: &Surroundings, out: &mut Out) -> Result<(), Failure>
         return Ok(());
     }
     out.line("")?;
-    out.line(format!("listening in {} beside the host's own", count(*listening as u64, "network namespace", "network namespaces")))?;
+    out.line(format!(
+        "listening in {} beside the host's own",
+        count(*listening as u64, "network namespace", "network namespaces")
+    ))?;
     for Silent { pid, reason } in silent {
         let line = format!("  refused in that of pid {pid}: no listener: {}", clean(reason));
         out.line(out.paint(Colour::Warn, &line))?;

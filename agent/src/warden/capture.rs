@@ -49,7 +49,7 @@ pub(super) struct Capture {
     directory: PathBuf,
 }
 
-/// [`agent_common::Unserved`] threads, as the programs name them.
+/// Where the programs say [`agent_common::Unserved`].
 pub(super) type Unserved = RingBuf<MapData>;
 
 /// What the programs log, on its way to `tracing` (by way of `log`, whose logger the subscriber must have installed).

@@ -12,7 +12,8 @@ use std::{
 use agent_common::Mark;
 use nix::sys::{
     socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket, sockopt,
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
+        sockopt,
     },
     time::TimeVal,
 };

@@ -8,7 +8,7 @@
 //! *Invariant:* the kernel side is told of a listener only after it was marked and handed to the proxy.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::{
@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_common::MAX_NAMESPACES;
+use agent_common::{MAX_NAMESPACES, UNSERVED_REFUSED};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
@@ -140,6 +140,8 @@ struct Known {
     listening: Option<(u64, usize)>,
     /// What is missing there.
     missing: Option<String>,
+    /// Somebody was refused for it.
+    wanted: bool,
     tries: u32,
     tried: Instant,
 }
@@ -181,8 +183,10 @@ impl Namespaces {
         {
             let state = self.state();
             surroundings.listening = state.known.values().filter(|known| known.listening.is_some()).count();
+            // Many containers have no IPv6, and need no listener for it.
             let silent = |known: &Known| {
-                known.missing.as_ref().map(|reason| Silent { pid: known.thread, reason: reason.clone() })
+                let reason = known.missing.as_ref().filter(|_| known.listening.is_none() || known.wanted)?;
+                Some(Silent { pid: known.thread, reason: reason.clone() })
             };
             surroundings.silent = state.known.values().filter_map(silent).take(MAX_NAMED).collect();
             surroundings.beyond = state.beyond;
@@ -204,13 +208,16 @@ impl Namespaces {
     fn watch(&self, mut unserved: Unserved) {
         let started = Instant::now();
         let (mut scanned, mut swept) = (None::<Instant>, None::<Instant>);
-        let mut pending = false;
+        // Connections have to be looked at; a thread that was named has ended, and left its namespace to be found.
+        let (mut pending, mut missed) = (false, false);
         while !self.stopping.load(Ordering::SeqCst) {
             let changed = self.changed.swap(false, Ordering::SeqCst);
             pending |= changed;
-            if changed || scanned.is_none_or(|scanned| scanned.elapsed() >= SCAN) {
+            let pause = if missed { RETRY } else { SCAN };
+            if changed || scanned.is_none_or(|scanned| scanned.elapsed() >= pause) {
                 self.scan();
                 scanned = Some(Instant::now());
+                missed = false;
             }
             let due = match swept {
                 Some(swept) => swept.elapsed() >= if pending { SWEEP_PAUSE } else { SWEEP },
@@ -221,12 +228,17 @@ impl Namespaces {
                 self.olders.sweep();
                 swept = Some(Instant::now());
             }
-            if !self.wait(&unserved, if pending { SWEEP_PAUSE } else { SCAN }) {
+            let pause = match (missed, pending) {
+                (true, _) => RETRY,
+                (false, true) => SWEEP_PAUSE,
+                (false, false) => SCAN,
+            };
+            if !self.wait(&unserved, pause) {
                 return;
             }
             let _ = self.wake.read();
-            for thread in words(&mut unserved) {
-                self.wanted(thread);
+            for (thread, refused) in words(&mut unserved) {
+                missed |= !self.told(thread, refused);
             }
         }
     }
@@ -244,14 +256,18 @@ impl Namespaces {
         }
     }
 
-    /// A thread uses the network where a listener is missing.
-    fn wanted(&self, thread: u32) {
-        // It may have ended, or use a socket of another namespace than its own.
-        let Ok(inode) = netns::of(thread) else { return };
+    /// A thread may be where a listener is missing, and may have been refused for it. False if it has ended since.
+    fn told(&self, thread: u32, refused: bool) -> bool {
+        // What it uses may be a socket of another namespace than its own; nothing comes of it then.
+        let Ok(inode) = netns::of(thread) else { return false };
         let mut state = self.state();
         if state.known.get(&inode).is_none_or(|known| known.due(true)) {
             self.enter(&mut state, inode, thread);
         }
+        if refused && let Some(known) = state.known.get_mut(&inode) {
+            known.wanted = true;
+        }
+        true
     }
 
     /// Enters the namespaces that have processes, and leaves those that have none any more.
@@ -306,6 +322,7 @@ impl Namespaces {
         }
         let before = known.and_then(|known| known.listening);
         let tries = known.map_or(0, |known| known.tries.saturating_add(1));
+        let wanted = known.is_some_and(|known| known.wanted);
         let (listening, missing) = match netns::within(thread, Pair::new) {
             // The thread has gone elsewhere in this very moment.
             Ok((entered, _)) if entered != inode => return,
@@ -325,11 +342,13 @@ impl Namespaces {
         };
         if tries == 0 || missing.is_none() {
             match &missing {
-                Some(reason) if listening.is_none() => info!(thread, inode, reason, "no listener in a network namespace"),
+                Some(reason) if listening.is_none() => {
+                    info!(thread, inode, reason, "no listener in a network namespace")
+                }
                 _ => debug!(thread, inode, missing, "the proxy listens in a network namespace"),
             }
         }
-        state.known.insert(inode, Known { thread, listening, missing, tries, tried: Instant::now() });
+        state.known.insert(inode, Known { thread, listening, missing, wanted, tries, tried: Instant::now() });
     }
 
     /// Marks listeners, hands them to the proxy, and tells the kernel side of them.
@@ -359,12 +378,15 @@ impl Namespaces {
     }
 }
 
-/// The threads that the kernel side has named, each once.
-fn words(unserved: &mut Unserved) -> BTreeSet<u32> {
-    let mut threads = BTreeSet::new();
+/// The threads that the kernel side has named, each once, and whether they were refused.
+fn words(unserved: &mut Unserved) -> BTreeMap<u32, bool> {
+    let mut threads = BTreeMap::new();
     for _ in 0..MAX_WORDS {
         let Some(word) = unserved.next() else { break };
-        threads.extend(word.first_chunk().map(|thread| u32::from_ne_bytes(*thread)));
+        // `agent_common::Unserved`
+        let Some([thread @ .., a, b, c, d]) = word.first_chunk::<8>() else { continue };
+        let flags = u32::from_ne_bytes([*a, *b, *c, *d]);
+        *threads.entry(u32::from_ne_bytes(*thread)).or_default() |= flags & UNSERVED_REFUSED != 0;
     }
     threads
 }

@@ -36,10 +36,7 @@ pub(super) fn all() -> io::Result<BTreeMap<Inode, u32>> {
 }
 
 /// Does something in the namespace that a thread is in, and tells which one that was.
-pub(super) fn within<T: Send>(
-    thread: u32,
-    work: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<(Inode, T)> {
+pub(super) fn within<T: Send>(thread: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<(Inode, T)> {
     let namespace = File::open(format!("/proc/{thread}/ns/net"))?;
     let inode = namespace.metadata()?.ino();
     thread::scope(|scope| {

@@ -54,6 +54,7 @@ pub(super) struct Olders {
 
 #[derive(Default)]
 struct State {
+    looked: u64,
     cut: u64,
     /// Those that go on, by the cookies of namespace and socket.
     open: BTreeMap<(u64, u64), Older>,
@@ -87,6 +88,7 @@ impl Olders {
             Ok(found) => {
                 self.settle(&found, &mut state);
                 state.blind = None;
+                state.looked += 1;
             }
             Err(error) => {
                 warn!(%error, "connections older than interception cannot be looked for");
@@ -105,6 +107,7 @@ impl Olders {
             self.sweep();
         }
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        surroundings.looked = state.looked;
         surroundings.cut = state.cut;
         surroundings.open = state.open.len();
         surroundings.older = state.open.values().take(MAX_LISTED).cloned().collect();
@@ -187,13 +190,7 @@ impl Olders {
     }
 
     /// Ends or leaves a connection. `None`: it has ended by itself.
-    fn decide(
-        &self,
-        diag: &Diag,
-        connection: &Connection,
-        held: &[Place],
-        copies: &mut Vec<OwnedFd>,
-    ) -> Option<Fate> {
+    fn decide(&self, diag: &Diag, connection: &Connection, held: &[Place], copies: &mut Vec<OwnedFd>) -> Option<Fate> {
         match self.policy {
             config::Existing::Leave => {
                 if connection.mark.is_none() {

@@ -276,9 +276,7 @@ impl Session<'_> {
                 send(answer, &[])
             }
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
-            Call::Surroundings => {
-                send(Answer::Surroundings(Box::new(self.shared.namespaces.report())), &[])
-            }
+            Call::Surroundings => send(Answer::Surroundings(Box::new(self.shared.namespaces.report())), &[]),
         }
     }
 

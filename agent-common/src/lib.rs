@@ -203,8 +203,11 @@ pub const UNSERVED_REFUSED: u32 = 1;
 /// Bytes of the ring buffer of [`Unserved`]: some thousand threads.
 pub const UNSERVED_BYTES: u32 = 64 * 1024;
 
-/// Cgroups in which a program was executed lately. It only spares the warden words that it has heard.
+/// Cgroups in which programs were executed lately. It only spares the warden words that it has heard.
 pub const MAX_CGROUPS: u32 = 4_096;
+
+/// Programs executed in a cgroup of which the warden is told: a runtime may execute some before it enters a namespace.
+pub const TOLD_EXECS: u32 = 16;
 
 /// Protected destinations per family: sixteen bytes of address each, for a few hundred targets with all their addresses.
 pub const MAX_DESTINATIONS: u32 = 16_384;

@@ -32,7 +32,7 @@ pub static LISTENERS: HashMap<u64, ListenerPort, { MAX_NAMESPACES as usize }> = 
 #[btf_map]
 pub static UNSERVED: RingBuf<Unserved, { UNSERVED_BYTES as usize }> = RingBuf::new();
 
-/// Cgroups in which a program was executed lately. Not pinned either; it may evict, since it is no security fact.
+/// Cgroups in which programs were executed lately, with how many of them the warden was told. Not pinned either; it may evict, since it is no security fact.
 #[btf_map]
 pub static CGROUPS: LruHashMap<u64, u32, { MAX_CGROUPS as usize }> = LruHashMap::new();
 

@@ -7,6 +7,7 @@ mod client;
 mod host;
 
 use std::{
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd as _, OwnedFd},
     process::ExitCode,
@@ -49,6 +50,7 @@ const CASES: &[Case] = &[
     ("an unprivileged proxy can look at the process map", unprivileged),
     ("a hostile proxy gets no file, no mark and no rest", hostile),
     ("names are protected live, and only by addresses with their port", named),
+    ("a connection to an address that becomes protected is ended, and the agent's own is not", becomes_protected),
     ("pins of another layout are refused, and a second warden too", refused_start),
     ("run starts the proxy without privileges, and both end together", together),
     ("uninstall leaves nothing, twice", uninstall),
@@ -403,6 +405,39 @@ fn named(host: &mut Host) {
     proxy.block(proxy.warden.protect(3, &[moved])).expect("protected");
     assert_eq!(client.ask(&format!("connect4 {place}")), format!("connected to {place}"));
     server.accept().expect("not protected any more");
+}
+
+fn becomes_protected(host: &mut Host) {
+    let proxy = host.proxy();
+    let (place, other): (SocketAddr, SocketAddr) = (
+        format!("127.77.3.6:{}", host.named_port).parse().expect("an address"),
+        format!("127.77.3.7:{}", host.named_port).parse().expect("an address"),
+    );
+    let (server, other_server) = (TcpListener::bind(place).expect("bound"), TcpListener::bind(other).expect("bound"));
+    let connect = |to, server: &TcpListener| {
+        let stream = TcpStream::connect(to).expect("not protected yet");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).expect("a limit");
+        (stream, server.accept().expect("accepted directly").0)
+    };
+    let (mut old, mut old_server) = connect(place, &server);
+    let (mut spared, mut spared_server) = connect(other, &other_server);
+    let own = host::tcp_socket();
+    proxy.block(proxy.warden.mark(own.as_fd())).expect("marked");
+    let mut own = host::connect(own, place).expect("connected");
+    let (mut own_server, _) = server.accept().expect("accepted directly");
+
+    proxy.block(proxy.warden.protect(3, &[place])).expect("protected");
+    let mut byte = [0];
+    let kind = |result: std::io::Result<()>| result.expect_err("ended").kind();
+    assert_eq!(kind(old.read_exact(&mut byte)), std::io::ErrorKind::ConnectionAborted);
+    assert_eq!(kind(old_server.read_exact(&mut byte)), std::io::ErrorKind::ConnectionReset);
+    for (client, server) in [(&mut own, &mut own_server), (&mut spared, &mut spared_server)] {
+        server.write_all(b"x").expect("sent");
+        client.read_exact(&mut byte).expect("it goes on");
+    }
+    let surroundings = proxy.block(proxy.warden.surroundings()).expect("told");
+    assert_eq!((surroundings.open, surroundings.blind), (0, None));
+    assert!(surroundings.cut > 0);
 }
 
 fn refused_start(host: &mut Host) {

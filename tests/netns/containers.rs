@@ -143,9 +143,9 @@ fn loopback_down(world: &World) -> Outcome {
 }
 
 fn without_v6(world: &World) -> Outcome {
-    let agent = world.builder().start()?;
     let container = Container::new(10)?;
     container.without_v6()?;
+    let agent = world.builder().start()?;
     answers(MASKED, || world.ask_in(&container, world.link.host4))?;
     let seen = status(&agent)?;
     ensure(seen["surroundings"]["silent"] == serde_json::json!([]), || format!("nobody has asked yet: {seen}"))?;

@@ -161,7 +161,7 @@ fn own(world: &World) -> Outcome {
 
 fn leave(world: &World) -> Outcome {
     let mut sessions = sessions(world)?;
-    let agent = world.builder().intercept("existing = \"leave\"").start()?;
+    let mut agent = world.builder().intercept("existing = \"leave\"").start()?;
     recorded(&agent, &sessions, "left")?;
     sessions.iter_mut().try_for_each(Session::works)?;
     ensure(backends(world)? == sorted(&sessions), || "some have ended".into())?;
@@ -176,11 +176,20 @@ fn leave(world: &World) -> Outcome {
     // What connects now goes through the agent.
     answers(MASKED, || world.ask(world.link.host4))?;
     ensure(last_session(&agent)?["target"] == "shop", || "no session".into())?;
-    sessions.clear();
+    ensure(!agent.log().contains("could not be marked"), || agent.log())?;
+    // One that ends by itself is listed no more.
+    sessions.truncate(6);
     let mut seen = Value::Null;
-    wait_until("none is listed any more", PATIENCE, || {
+    wait_until("it is not listed any more", PATIENCE, || {
         seen = status(&agent).unwrap_or_default();
-        seen["enforcing"] == "enforcing"
+        seen["surroundings"]["open"] == sessions.len()
     })
-    .map_err(|error| format!("{error}: {seen}"))
+    .map_err(|error| format!("{error}: {seen}"))?;
+    // Who changes his mind has the others cut.
+    let config = std::fs::read_to_string(agent.config()).map_err(|error| error.to_string())?;
+    std::fs::write(agent.config(), config.replace("\"leave\"", "\"cut\"")).map_err(|error| error.to_string())?;
+    agent.restart()?;
+    wait_until("the server has none of them any more", PATIENCE, || backends(world).is_ok_and(|left| left.is_empty()))?;
+    sessions.into_iter().try_for_each(Session::broken)?;
+    ensure(status(&agent)?["enforcing"] == "enforcing", || "degraded".into())
 }

@@ -146,6 +146,13 @@ struct Known {
     tried: Instant,
 }
 
+impl State {
+    /// Whether no other namespace can be listened in. The host's own counts too.
+    fn is_full(&self) -> bool {
+        self.known.len() + 1 >= MAX_NAMESPACES as usize
+    }
+}
+
 impl Known {
     /// Whether to try again: after a while, or soon if somebody is `wanting` to connect.
     fn due(&self, wanting: bool) -> bool {
@@ -292,9 +299,11 @@ impl Namespaces {
         for inode in gone {
             self.leave(&mut state, inode);
         }
-        state.beyond = 0;
+        let mut beyond = 0;
         for (inode, process) in alive {
+            let full = state.is_full();
             match state.known.get_mut(&inode) {
+                None if full && inode != self.host => beyond += 1,
                 None => self.enter(&mut state, inode, process),
                 Some(known) => {
                     known.thread = process;
@@ -304,6 +313,10 @@ impl Namespaces {
                 }
             }
         }
+        if beyond > 0 && state.beyond == 0 {
+            warn!("more than {MAX_NAMESPACES} network namespaces; in the others protected targets are refused");
+        }
+        state.beyond = beyond;
     }
 
     /// Makes listeners in the namespace that a thread is in, if there are none or not all, and hands them to the proxy.
@@ -312,12 +325,7 @@ impl Namespaces {
             return;
         }
         let known = state.known.get(&inode);
-        // The host's own counts too.
-        if known.is_none() && state.known.len() + 1 >= MAX_NAMESPACES as usize {
-            if state.beyond == 0 {
-                warn!("more than {MAX_NAMESPACES} network namespaces; in the others protected targets are refused");
-            }
-            state.beyond += 1;
+        if known.is_none() && state.is_full() {
             return;
         }
         let before = known.and_then(|known| known.listening);

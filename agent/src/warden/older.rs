@@ -7,14 +7,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
 use agent_common::{DESTINATION_OBSERVE, MARK_EXISTING};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     capture::Capture,
@@ -84,17 +84,13 @@ impl Olders {
     /// Looks at all connections of all namespaces, and deals with those that are older than interception.
     pub(super) fn sweep(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.find() {
-            Ok(found) => {
-                self.settle(&found, &mut state);
-                state.blind = None;
-                state.looked += 1;
-            }
-            Err(error) => {
-                warn!(%error, "connections older than interception cannot be looked for");
-                state.blind = Some(error.to_string());
-            }
+        let (found, blind) = self.find();
+        if let Some(error) = &blind {
+            warn!(%error, "connections older than interception cannot be looked for everywhere");
         }
+        state.blind = blind.map(|error| error.to_string());
+        state.looked += 1;
+        self.settle(&found, &mut state);
         let untold = std::mem::take(&mut state.untold);
         state.untold = untold.into_iter().filter(|older| !self.news.tell(Answer::Older(older.clone()), &[])).collect();
         state.untold.truncate(MAX_UNTOLD);
@@ -114,31 +110,36 @@ impl Olders {
         surroundings.blind.clone_from(&state.blind);
     }
 
-    /// Old connections, by namespace.
-    fn find(&self) -> io::Result<Vec<Found>> {
-        let marks = self.capture.mark_map()?;
-        let mut all = Vec::new();
-        for process in netns::all()?.into_values() {
-            let (netns, diag) = match netns::within(process, Diag::open) {
-                Ok((_, diag)) => (diag.netns()?, diag),
-                // The process has ended; if its namespace has not, another process is in it next time.
-                Err(error) if netns::of(process).is_err() => {
-                    info!(process, %error, "a process ended before its network namespace could be looked at");
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let mut connections = Vec::new();
-            for connection in diag.connections(marks.as_fd())? {
-                if let Some(target) = self.target(&connection, netns)? {
-                    connections.push((connection, target));
-                }
-            }
-            if !connections.is_empty() {
-                all.push(Found { diag, netns, connections });
+    /// Old connections, by namespace, and why they may not be all.
+    fn find(&self) -> (Vec<Found>, Option<io::Error>) {
+        let (marks, namespaces) = match (self.capture.mark_map(), netns::all()) {
+            (Ok(marks), Ok(namespaces)) => (marks, namespaces),
+            (Err(error), _) | (_, Err(error)) => return (Vec::new(), Some(error)),
+        };
+        let (mut all, mut blind) = (Vec::new(), None);
+        for process in namespaces.into_values() {
+            match self.find_within(process, marks.as_fd()) {
+                Ok(found) if found.connections.is_empty() => {}
+                Ok(found) => all.push(found),
+                // The process has ended. If its namespace has not, another process is in it next time.
+                Err(_) if netns::of(process).is_err() => {}
+                Err(error) => blind = Some(error),
             }
         }
-        Ok(all)
+        (all, blind)
+    }
+
+    /// Old connections in the namespace that a process is in.
+    fn find_within(&self, process: u32, marks: BorrowedFd<'_>) -> io::Result<Found> {
+        let (_, diag) = netns::within(process, Diag::open)?;
+        let netns = diag.netns()?;
+        let mut connections = Vec::new();
+        for connection in diag.connections(marks)? {
+            if let Some(target) = self.target(&connection, netns)? {
+                connections.push((connection, target));
+            }
+        }
+        Ok(Found { diag, netns, connections })
     }
 
     /// The target that a connection reaches past the agent, if it does and should not.

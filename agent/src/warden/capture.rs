@@ -94,7 +94,7 @@ impl Capture {
         };
 
         let mut settings: Array<_, Plain<Settings>> = map(&mut kernel, "SETTINGS")?;
-        let closed = Settings { netns, port: 0, pad: [0; 3] };
+        let closed = Settings { netns, port: 0, scope: 0, pad: 0 };
         settings.set(0, Plain(closed), 0)?;
         let v4 = map(&mut kernel, "PROTECTED4")?;
         let v6 = map(&mut kernel, "PROTECTED6")?;

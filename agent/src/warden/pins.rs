@@ -11,14 +11,14 @@ use std::{
 };
 
 use agent_common::{
-    COUNTERS, Destination, DestinationKey, FlowRecord, MAX_DESTINATIONS, MAX_PROCESSES, MAX_TUPLES, Mark, ProcessEntry,
-    Settings, TupleKey,
+    AllowedKey, COUNTERS, Destination, DestinationKey, FlowRecord, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS,
+    MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya::{
     Btf, Ebpf,
     maps::{MapInfo, MapType, lpm_trie::Key},
     programs::{
-        CgroupAttachMode, Program, ProgramError,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, PinnedLink},
     },
 };
@@ -37,7 +37,7 @@ pub(super) enum Hook {
 }
 
 /// Programs and their hooks, in the order in which they are attached: whoever connects is watched first.
-pub(super) const PROGRAMS: [(&str, Hook); 11] = [
+pub(super) const PROGRAMS: [(&str, Hook); 13] = [
     ("prepare_exec", Hook::Tracepoint("sched_prepare_exec")),
     ("process_exec", Hook::Tracepoint("sched_process_exec")),
     ("process_exit", Hook::Tracepoint("sched_process_exit")),
@@ -47,8 +47,10 @@ pub(super) const PROGRAMS: [(&str, Hook); 11] = [
     ("getpeername6", Hook::Cgroup(AttachType::GetPeerName6)),
     ("sendmsg4", Hook::Cgroup(AttachType::SendMsg4)),
     ("sendmsg6", Hook::Cgroup(AttachType::SendMsg6)),
+    ("create", Hook::Cgroup(AttachType::SockCreate)),
     ("connect4", Hook::Cgroup(AttachType::Connect4)),
     ("connect6", Hook::Cgroup(AttachType::Connect6)),
+    ("egress", Hook::Cgroup(AttachType::Egress)),
 ];
 
 /// A map as it must be.
@@ -65,7 +67,7 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 }
 
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
-pub(super) const MAPS: [Layout; 9] = [
+pub(super) const MAPS: [Layout; 13] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
     layout(
@@ -82,6 +84,10 @@ pub(super) const MAPS: [Layout; 9] = [
         size_of::<Destination>(),
         MAX_DESTINATIONS,
     ),
+    layout("USERS", MapType::Hash, size_of::<u32>(), size_of::<Membership>(), MAX_USERS),
+    layout("CGROUPS", MapType::Hash, size_of::<u64>(), size_of::<Membership>(), MAX_CGROUPS),
+    layout("ALLOWED4", MapType::LpmTrie, size_of::<Key<AllowedKey>>(), size_of::<u32>(), MAX_ALLOWED),
+    layout("ALLOWED6", MapType::LpmTrie, size_of::<Key<AllowedKey>>(), size_of::<u32>(), MAX_ALLOWED),
     layout("PROCESSES", MapType::Hash, size_of::<u32>(), size_of::<ProcessEntry>(), MAX_PROCESSES),
     layout("TUPLES", MapType::Hash, size_of::<TupleKey>(), size_of::<FlowRecord>(), MAX_TUPLES),
     layout("FLOWS", MapType::SkStorage, size_of::<i32>(), size_of::<FlowRecord>(), 0),
@@ -159,6 +165,7 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
     match (program, hook) {
         (Program::CgroupSockAddr(program), _) => program.load(),
         (Program::CgroupSock(program), _) => program.load(),
+        (Program::CgroupSkb(program), _) => program.load(),
         (Program::SockOps(program), _) => program.load(),
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, types),
         _ => Err(ProgramError::UnexpectedProgramType),
@@ -176,6 +183,10 @@ fn attach_program(program: &mut Program, cgroup: BorrowedFd<'_>) -> Result<FdLin
         }
         Program::CgroupSock(program) => {
             let id = program.attach(cgroup, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
+        Program::CgroupSkb(program) => {
+            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, mode)?;
             FdLink::try_from(program.take_link(id)?)
         }
         Program::SockOps(program) => {

@@ -40,6 +40,8 @@ unsafe impl aya::Pod for Plain<Settings> {}
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttachType {
+    Egress = 1,
+    SockCreate = 2,
     SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,

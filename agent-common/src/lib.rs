@@ -214,10 +214,6 @@ const fn is(of: Option<Membership>, what: Membership) -> bool {
     matches!(of, Some(found) if found == what)
 }
 
-/// Key of the maps of destinations that lockdown allows: a longest prefix over the address alone. The family decides the
-/// map; an IPv4 address uses the first four bytes.
-pub type AllowedKey = [u8; 16];
-
 /// Protected destinations per family: sixteen bytes of address each, for a few hundred targets with all their addresses.
 pub const MAX_DESTINATIONS: u32 = 16_384;
 /// Processes that are connected to protected targets at once, or executing a program. Beyond it, connects are refused.

@@ -134,8 +134,11 @@ fn datagram(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
 /// The decision about a destination that is nobody's: only lockdown minds.
 fn elsewhere(ctx: &SockAddrContext, asked: &Asked, settings: &Settings) -> Outcome {
     let sk = address::socket(ctx);
+    if settings.scope & LOCKDOWN == 0 || scope::allowed(&asked.address, asked.port) {
+        return Outcome::Untouched;
+    }
     // SAFETY: the context's socket.
-    if settings.scope & LOCKDOWN == 0 || scope::allowed(&asked.address) || !unsafe { scope::concerns(settings, sk) } {
+    if !unsafe { scope::concerns(settings, sk) } {
         return Outcome::Untouched;
     }
     Outcome::Refused { why: Counter::Lockdown, observe: false }

@@ -91,10 +91,10 @@ pub fn egress(skb: *mut __sk_buff) -> i32 {
         Packet::To(address, port) => match protected(skb, settings, &address, port) {
             Some(destination) if destination.flags & DESTINATION_OBSERVE != 0 => return PASS,
             Some(_) => Counter::Guarded,
-            None if locked && !scope::allowed(&address) => Counter::Lockdown,
+            None if locked && !scope::allowed(&address, port) => Counter::Lockdown,
             None => return PASS,
         },
-        Packet::Elsewhere(address) if locked && !scope::allowed(&address) => Counter::Lockdown,
+        Packet::Elsewhere(address) if locked && !scope::allowed(&address, 0) => Counter::Lockdown,
         Packet::Elsewhere(_) => return PASS,
     };
     if mark != Some(&MARK_SCOPED) && !scope::somebody(settings, user(skb), cgroup(skb)) {

@@ -5,7 +5,7 @@
 use core::{arch::asm, ffi::c_void, ptr};
 
 use agent_common::{
-    AllowedKey, COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, MAX_ALLOWED, MAX_CGROUPS,
+    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, MAX_ALLOWED, MAX_CGROUPS,
     MAX_DESTINATIONS, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya_ebpf::{
@@ -39,13 +39,13 @@ pub static USERS: HashMap<u32, Membership, { MAX_USERS as usize }> = HashMap::ne
 #[btf_map]
 pub static CGROUPS: HashMap<u64, Membership, { MAX_CGROUPS as usize }> = HashMap::new();
 
-/// IPv4 destinations that lockdown allows.
+/// IPv4 destinations that lockdown allows; port 0 stands for any.
 #[btf_map]
-pub static ALLOWED4: LpmTrie<AllowedKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
+pub static ALLOWED4: LpmTrie<DestinationKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
 
-/// IPv6 destinations that lockdown allows.
+/// IPv6 destinations that lockdown allows; port 0 stands for any.
 #[btf_map]
-pub static ALLOWED6: LpmTrie<AllowedKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
+pub static ALLOWED6: LpmTrie<DestinationKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
 
 /// Processes that connect, by tgid.
 #[btf_map]

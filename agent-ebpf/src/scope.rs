@@ -3,7 +3,7 @@
 //! *Invariant:* a socket is in scope if whoever made it, connected it or uses it is: it cannot be brought in from outside, and
 //! not be given away.
 
-use agent_common::{MARK_SCOPED, Mark, Settings, in_scope, scope};
+use agent_common::{DESTINATION_PREFIX, DestinationKey, MARK_SCOPED, Mark, Settings, in_scope, scope};
 use aya_ebpf::{
     bindings::bpf_sock,
     btf_maps::lpm_trie::Key,
@@ -51,17 +51,19 @@ pub fn somebody(settings: &Settings, user: u32, cgroup: u64) -> bool {
     in_scope(settings.scope, user, cgroup)
 }
 
-/// Whether lockdown lets somebody go to an address: loopback, which leaves no host, and what the operator has named.
-pub fn allowed(address: &Words) -> bool {
-    if address.is_loopback() {
-        return true;
-    }
-    match address.as_v4() {
+/// Whether lockdown lets somebody go to an address and port: loopback, which leaves no host, and what the operator has named.
+pub fn allowed(address: &Words, port: u16) -> bool {
+    address.is_loopback() || named(address, port.to_be_bytes()) || named(address, [0; 2])
+}
+
+fn named(address: &Words, port: [u8; 2]) -> bool {
+    let (bits, address) = match address.as_v4() {
         Some(v4) => {
             let [a, b, c, d] = v4.to_ne_bytes();
-            let bytes = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            ALLOWED4.get(&Key::new(32, bytes)).is_some()
+            (32, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
         }
-        None => ALLOWED6.get(&Key::new(128, address.bytes())).is_some(),
-    }
+        None => (128, address.bytes()),
+    };
+    let key = Key::new(DESTINATION_PREFIX + bits, DestinationKey { port, pad: [0; 2], address });
+    if bits == 32 { ALLOWED4.get(&key).is_some() } else { ALLOWED6.get(&key).is_some() }
 }

@@ -276,6 +276,7 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
             target("named", vec![name], Mode::Enforce, directory),
         ],
         roles: Vec::new(),
+        intercept: agent::config::Intercept::default(),
     };
     match warden::run(&config, spawn_proxy) {
         Ok(_) => ExitCode::SUCCESS,

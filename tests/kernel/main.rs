@@ -445,7 +445,7 @@ fn together(host: &mut Host) {
 
 fn uninstall(host: &mut Host) {
     let removed = agent::warden::uninstall(&host.pins).expect("removed");
-    assert_eq!((removed.links, removed.maps), (13, 13));
+    assert_eq!((removed.maps, removed.links > 13), (13, true));
     assert!(!host.pins.exists());
     assert_eq!(agent::warden::uninstall(&host.pins).expect("nothing to do"), agent::warden::Removed::default());
     let server = TcpListener::bind(host.v4).expect("the target itself");

@@ -7,7 +7,7 @@ use toml_edit::Document;
 use super::{
     Config, ConfigErrors, agent,
     files::{AS_ROOT, Files},
-    role,
+    intercept, role,
     section::{Report, Section, Span},
     target,
 };
@@ -48,6 +48,7 @@ impl Config {
         };
         let root = Section::root(&report, document.as_table());
         let agent = agent::read(&root);
+        let intercept = intercept::read(&root);
         let roles = role::read(&root);
         let targets = target::read(&root, protocols, &agent.user);
         agree(&report, &roles, &targets);
@@ -56,6 +57,7 @@ impl Config {
         let config = Self {
             path: path.to_owned(),
             agent,
+            intercept,
             roles: roles.into_iter().filter_map(|role| role.role).collect(),
             targets: targets.into_iter().filter_map(|target| target.target).collect(),
         };

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use agent_common::{COUNTER_NAMES, FlowRecord, LAYOUT, MARK_LISTENER, MARK_UPSTREAM, Mark, ProcessEntry, Settings};
@@ -25,10 +25,12 @@ use tracing::{info, warn};
 
 use super::{
     destinations::{Destinations, ProtectError},
+    interfaces::Interfaces,
     pins::{self, Loaded},
+    scope::{self, ScopeError},
     sys::{self, Plain},
 };
-use crate::config::Target;
+use crate::config::Config;
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
@@ -42,6 +44,7 @@ pub(super) struct Capture {
     marks: Mutex<SkStorage<MapData, Mark>>,
     destinations: Mutex<Destinations>,
     programs: Vec<Loaded>,
+    interfaces: Arc<Interfaces>,
     cgroup: OwnedFd,
     directory: PathBuf,
 }
@@ -75,11 +78,11 @@ impl Capture {
     ///
     /// Until [`Capture::listen_at`], every connection to a protected destination is refused.
     pub(super) fn start(
-        pin_dir: &Path,
-        cgroup: BorrowedFd<'_>,
+        config: &Config,
+        (cgroup_root, cgroup): (&Path, BorrowedFd<'_>),
         netns: u64,
-        targets: &[Target],
     ) -> Result<(Self, KernelLog), CaptureError> {
+        let pin_dir = &config.agent.pin_dir;
         let directory = pin_dir.join(format!("v{LAYOUT}"));
         pins::check(pin_dir, &directory)?;
         let mut loader = EbpfLoader::new();
@@ -94,13 +97,19 @@ impl Capture {
         };
 
         let mut settings: Array<_, Plain<Settings>> = map(&mut kernel, "SETTINGS")?;
-        let closed = Settings { netns, port: 0, scope: 0, pad: 0 };
+        // Closed, for whoever was in scope until now.
+        let Plain(before) = settings.get(&0, 0)?;
+        let mut closed = Settings { netns, port: 0, ..before };
         settings.set(0, Plain(closed), 0)?;
         let v4 = map(&mut kernel, "PROTECTED4")?;
         let v6 = map(&mut kernel, "PROTECTED6")?;
-        let destinations = Destinations::new(v4, v6, targets)?;
+        let destinations = Destinations::new(v4, v6, &config.targets)?;
+        closed.scope = scope::establish(&config.intercept, cgroup_root, &directory)?;
+        settings.set(0, Plain(closed), 0)?;
 
         let adopted = pins::attach(&mut kernel, &directory, cgroup)?;
+        let interfaces =
+            Interfaces::start(pins::descriptor(&kernel, "interface")?, &directory).map_err(CaptureError::Interfaces)?;
         let programs = pins::loaded(&kernel)?;
         for program in &programs {
             if !program.in_force(&directory, cgroup)? {
@@ -122,6 +131,7 @@ impl Capture {
             marks: Mutex::new(map(&mut kernel, "MARKS")?),
             destinations: Mutex::new(destinations),
             programs,
+            interfaces,
             cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
             directory,
         };
@@ -195,7 +205,9 @@ impl Capture {
     /// The programs that are no longer in force: somebody with the right to do so has detached or replaced them.
     pub(super) fn missing(&self) -> Vec<String> {
         let missing = |program: &&Loaded| !program.in_force(&self.directory, self.cgroup.as_fd()).unwrap_or(false);
-        self.programs.iter().filter(missing).map(|program| program.name.to_owned()).collect()
+        let programs = self.programs.iter().filter(missing).map(|program| program.name.to_owned());
+        let interfaces = self.interfaces.missing().unwrap_or_else(|error| vec![format!("interfaces: {error}")]);
+        programs.chain(interfaces).collect()
     }
 
     /// The counters by name.
@@ -236,6 +248,9 @@ pub enum CaptureError {
     /// The kernel does not describe its types.
     #[error("the kernel's type information cannot be read ({0}); Postern needs a kernel with BTF")]
     Types(String),
+    /// The guard on interfaces.
+    #[error("the interfaces of the host cannot be guarded: {0}")]
+    Interfaces(#[source] io::Error),
     /// A program cannot be loaded or attached.
     #[error("the kernel program {name} cannot be put in force: {source} (Postern needs kernel 6.10 or later)")]
     Program {
@@ -244,6 +259,9 @@ pub enum CaptureError {
         /// Why.
         source: Box<ProgramError>,
     },
+    /// Who is in scope cannot be established.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// A map cannot be read or written.
     #[error(transparent)]
     Map(#[from] MapError),

@@ -13,9 +13,11 @@ mod destinations;
 mod flow;
 mod hash;
 mod host;
+mod interfaces;
 mod liveness;
 mod pins;
 mod process;
+mod scope;
 mod server;
 mod sys;
 mod units;
@@ -50,6 +52,7 @@ pub use self::{
     host::HostError,
     liveness::Liveness,
     pins::Removed,
+    scope::ScopeError,
 };
 use self::{capture::Capture, child::Child, process::Examiner, server::Server};
 use crate::{
@@ -94,7 +97,7 @@ pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError
     let _lock = host::lock_pins(pins)?;
 
     let netns = host::netns_cookie()?;
-    let (capture, kernel_log) = Capture::start(pins, cgroup.as_fd(), netns, &config.targets)?;
+    let (capture, kernel_log) = Capture::start(config, (cgroup_root.as_path(), cgroup.as_fd()), netns)?;
     let capture = Arc::new(capture);
     thread::Builder::new().name("warden-log".into()).spawn(move || kernel_log.run()).map_err(WardenError::Thread)?;
     let examiner = Arc::new(Examiner::new(cgroup_root));

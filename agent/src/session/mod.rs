@@ -5,6 +5,7 @@
 
 mod attempts;
 pub mod daemon;
+pub mod memory;
 
 use std::{os::fd::AsFd, path::Path, sync::Arc};
 

@@ -1,13 +1,13 @@
-//! The maps. All but [`UNSERVED`] and [`CGROUPS`] are pinned by the warden, which knows their types and sizes and compares them at start.
+//! The maps. All but [`UNSERVED`] and [`EXECUTED`] are pinned by the warden, which knows their types and sizes and compares them at start.
 //!
 //! No map that holds a security fact evicts: what does not fit is refused.
 
 use core::{arch::asm, ffi::c_void, ptr};
 
 use agent_common::{
-    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_CGROUPS,
-    MAX_DESTINATIONS, MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, Mark, ProcessEntry, Settings, TupleKey,
-    UNSERVED_BYTES, Unserved,
+    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_ALLOWED,
+    MAX_CGROUPS, MAX_DESTINATIONS, MAX_EXECUTED, MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark,
+    Membership, ProcessEntry, Settings, TupleKey, UNSERVED_BYTES, Unserved,
 };
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -34,7 +34,7 @@ pub static UNSERVED: RingBuf<Unserved, { UNSERVED_BYTES as usize }> = RingBuf::n
 
 /// Cgroups in which programs were executed lately, with how many of them the warden was told. Not pinned either; it may evict, since it is no security fact.
 #[btf_map]
-pub static CGROUPS: LruHashMap<u64, u32, { MAX_CGROUPS as usize }> = LruHashMap::new();
+pub static EXECUTED: LruHashMap<u64, u32, { MAX_EXECUTED as usize }> = LruHashMap::new();
 
 /// Protected IPv4 destinations.
 #[btf_map]
@@ -43,6 +43,22 @@ pub static PROTECTED4: LpmTrie<DestinationKey, Destination, { MAX_DESTINATIONS a
 /// Protected IPv6 destinations.
 #[btf_map]
 pub static PROTECTED6: LpmTrie<DestinationKey, Destination, { MAX_DESTINATIONS as usize }> = LpmTrie::new();
+
+/// Users of the scope, by uid.
+#[btf_map]
+pub static USERS: HashMap<u32, Membership, { MAX_USERS as usize }> = HashMap::new();
+
+/// Cgroups of the scope, by id.
+#[btf_map]
+pub static CGROUPS: HashMap<u64, Membership, { MAX_CGROUPS as usize }> = HashMap::new();
+
+/// IPv4 destinations that lockdown allows; port 0 stands for any.
+#[btf_map]
+pub static ALLOWED4: LpmTrie<DestinationKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
+
+/// IPv6 destinations that lockdown allows; port 0 stands for any.
+#[btf_map]
+pub static ALLOWED6: LpmTrie<DestinationKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
 
 /// Processes that connect, by tgid.
 #[btf_map]
@@ -60,7 +76,7 @@ pub static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
 #[btf_map]
 pub static PUBLISHED: SkStorage<TupleKey> = SkStorage::new();
 
-/// Roles of sockets.
+/// Roles of the agent's own sockets, and which others are in scope.
 #[btf_map]
 pub static MARKS: SkStorage<Mark> = SkStorage::new();
 

@@ -1,10 +1,10 @@
 //! Network namespaces: where the proxy listens in each, and word to the warden of those where it may not do so yet.
 
-use agent_common::{SETTINGS_EVERYWHERE, Settings, TOLD_EXECS, UNSERVED_REFUSED, Unserved};
+use agent_common::{Settings, TOLD_EXECS, UNSERVED_REFUSED, Unserved, scope::EVERYWHERE};
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 
 use crate::{
-    maps::{CGROUPS, LISTENERS, SETTINGS, UNSERVED},
+    maps::{EXECUTED, LISTENERS, SETTINGS, UNSERVED},
     process,
 };
 
@@ -27,21 +27,21 @@ pub fn refused(netns: u64, settings: &Settings) {
 /// that is new; which one it is cannot be told here.
 pub fn executed() {
     let Some(settings) = SETTINGS.get(0) else { return };
-    if settings.flags & SETTINGS_EVERYWHERE == 0 {
+    if settings.scope & EVERYWHERE == 0 {
         return;
     }
     // SAFETY: the helper has no preconditions.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     // SAFETY: one load of four bytes; that two at once may count as one does no harm.
-    let told = unsafe { CGROUPS.get(cgroup) }.copied().unwrap_or(0);
-    if told < TOLD_EXECS && CGROUPS.insert(cgroup, told + 1, 0).is_ok() {
+    let told = unsafe { EXECUTED.get(cgroup) }.copied().unwrap_or(0);
+    if told < TOLD_EXECS && EXECUTED.insert(cgroup, told + 1, 0).is_ok() {
         say(0);
     }
 }
 
 /// Nothing needs to be said of the host's own namespace: there the warden makes the listeners before all others.
 fn tell(netns: u64, settings: &Settings, flags: u32) {
-    if netns != settings.netns && settings.flags & SETTINGS_EVERYWHERE != 0 {
+    if netns != settings.netns && settings.scope & EVERYWHERE != 0 {
         say(flags);
     }
 }

@@ -171,7 +171,7 @@ impl Host {
 
     /// Names of the pinned links.
     pub fn links(&self) -> Vec<String> {
-        let Ok(pins) = fs::read_dir(self.pins.join("v1")) else { return Vec::new() };
+        let Ok(pins) = fs::read_dir(self.pins.join("v2")) else { return Vec::new() };
         let names = pins.map(|pin| pin.expect("a pin").file_name().into_string().expect("a name"));
         names.filter(|name| name.starts_with("link_")).collect()
     }
@@ -269,7 +269,6 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
             user: "nobody".into(),
             group: None,
         },
-        intercept: agent::config::Intercept::default(),
         targets: vec![
             target("enforced", vec![place(v4), place(local), place(elsewhere)], Mode::Enforce, directory),
             target("enforced6", vec![place(v6)], Mode::Enforce, directory),
@@ -277,6 +276,7 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
             target("named", vec![name], Mode::Enforce, directory),
         ],
         roles: Vec::new(),
+        intercept: agent::config::Intercept::default(),
     };
     match warden::run(&config, spawn_proxy) {
         Ok(_) => ExitCode::SUCCESS,

@@ -448,13 +448,13 @@ fn refused_start(host: &mut Host) {
     assert!(host.failing_warden().contains("postern uninstall"));
     std::fs::remove_dir(&foreign).expect("removed");
     // A map in another one's place has another layout.
-    let (counters, settings) = (host.pins.join("v1/COUNTERS"), host.pins.join("v1/SETTINGS"));
-    std::fs::rename(&counters, host.pins.join("v1/kept")).expect("renamed");
+    let (counters, settings) = (host.pins.join("v2/COUNTERS"), host.pins.join("v2/SETTINGS"));
+    std::fs::rename(&counters, host.pins.join("v2/kept")).expect("renamed");
     std::fs::rename(&settings, &counters).expect("renamed");
     let said = host.failing_warden();
     assert!(said.contains("COUNTERS has another layout"), "{said}");
     std::fs::rename(&counters, &settings).expect("renamed");
-    std::fs::rename(host.pins.join("v1/kept"), &counters).expect("renamed");
+    std::fs::rename(host.pins.join("v2/kept"), &counters).expect("renamed");
     host.start_warden();
     host.kill_warden();
 }
@@ -480,7 +480,7 @@ fn together(host: &mut Host) {
 
 fn uninstall(host: &mut Host) {
     let removed = agent::warden::uninstall(&host.pins).expect("removed");
-    assert_eq!((removed.links, removed.maps), (11, 10));
+    assert_eq!((removed.maps, removed.links > 13), (14, true));
     assert!(!host.pins.exists());
     assert_eq!(agent::warden::uninstall(&host.pins).expect("nothing to do"), agent::warden::Removed::default());
     let server = TcpListener::bind(host.v4).expect("the target itself");

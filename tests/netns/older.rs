@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use agent_tests::{Agent, Cmd, Outcome, Running, Suite, wait_until};
 use serde_json::Value;
 
-use crate::world::{MASKED, PATIENCE, READER, World, answers, ensure, last_session, status};
+use crate::world::{MASKED, PATIENCE, PLAIN, QUERY, READER, World, answers, ensure, last_session, status};
 
 pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
     suite
         .case("cut: old connections end on every path, and the next go through the agent", || cut(world))
         .case("cut: what is not protected, or only observed, goes on", || spared(world))
+        .case("cut: who is excluded goes on, also once it connects again", || excluded(world))
         .case("the agent's own connections are not taken for old ones", || own(world))
         .case("leave: old connections go on, are listed and recorded; the next go through the agent", || leave(world))
 }
@@ -145,6 +146,21 @@ fn spared(world: &World) -> Outcome {
     unprotected.works()?;
     observed.iter_mut().try_for_each(Session::works)?;
     ensure(status(&agent)?["surroundings"]["cut"] == 0, || "something was cut".into())
+}
+
+fn excluded(world: &World) -> Outcome {
+    const EXCLUDED: u32 = READER + 1;
+    let words = world.psql(world.link.host4);
+    let open = |name, uid| Session::open(name, Cmd::new(&words[0]).user(uid, uid), &words[1..]);
+    let (mut spared, old) = (open("older-excluded", EXCLUDED)?, open("older-included", READER)?);
+    let agent = world.builder().intercept(&format!("exclude = {{ users = [\"{EXCLUDED}\"] }}")).start()?;
+    wait_until("one has ended", PATIENCE, || status(&agent).is_ok_and(|seen| seen["surroundings"]["cut"] == 1))?;
+    ensure(backends(world)? == ["older-excluded"], || format!("{:?}", backends(world)))?;
+    old.broken()?;
+    spared.works()?;
+    let again = Cmd::new(&words[0]).args(&words[1..]).args(["-c", QUERY]).user(EXCLUDED, EXCLUDED);
+    answers(PLAIN, || again.run())?;
+    answers(MASKED, || world.ask(world.link.host4))
 }
 
 fn own(world: &World) -> Outcome {

@@ -12,7 +12,10 @@ use crate::{
     config::{Config, ConfigErrors, Files},
     protocol,
     recording::{OpenError, RecoveryError},
-    session::daemon::{self, ProxyError},
+    session::{
+        daemon::{self, ProxyError},
+        memory,
+    },
     warden,
 };
 
@@ -45,6 +48,7 @@ pub fn warden(global: &Global, options: &Options) -> Result<(), Failure> {
 /// # Errors
 /// Why it ended.
 pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
+    memory::limit();
     logging::start(options.log_format)?;
     // A warden that starts this process has signals blocked, which it inherits, and by which it is to be ended.
     SigSet::all().thread_unblock().map_err(|error| Failure::wrong(format!("signals cannot be taken: {error}")))?;

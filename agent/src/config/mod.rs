@@ -15,6 +15,7 @@ mod fault;
 mod files;
 mod intercept;
 mod load;
+mod network;
 mod role;
 mod section;
 mod target;
@@ -22,6 +23,7 @@ mod target;
 pub(crate) use fault::nearest;
 pub use fault::{ConfigErrors, Fault};
 pub use files::Files;
+pub use network::Network;
 
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,7 @@ pub struct Config {
     pub path: PathBuf,
     /// Settings of the agent itself.
     pub agent: Agent,
-    /// What is intercepted.
+    /// Whose connections are intercepted, and how.
     pub intercept: Intercept,
     /// Targets, in the order of the file; a target's index is its position here.
     pub targets: Vec<Target>,
@@ -58,9 +60,17 @@ pub struct Agent {
     pub group: Option<String>,
 }
 
-/// `[intercept]`
+/// `[intercept]`: who is in scope, and how they are intercepted. The default is the whole host.
 #[derive(Clone, Debug, Default)]
 pub struct Intercept {
+    /// Only these are in scope; if it is empty, everybody is.
+    pub include: Members,
+    /// These are not, whatever else is true.
+    pub exclude: Members,
+    /// Whether forwarded packets to targets pass. Default: they are dropped.
+    pub pass_forwarded: bool,
+    /// Whoever is in scope reaches nothing but the targets and this.
+    pub lockdown: Option<Lockdown>,
     /// In which network namespaces the agent listens. Default [`Reach::All`].
     pub namespaces: Reach,
     /// What becomes of connections that are older than interception. Default [`Existing::Cut`].
@@ -85,6 +95,37 @@ pub enum Existing {
     Cut,
     /// They go on, and are listed.
     Leave,
+}
+
+/// Processes, by any of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Units of the system manager.
+    pub units: Vec<String>,
+    /// User names, or uids.
+    pub users: Vec<String>,
+    /// Cgroup paths: themselves and all below them.
+    pub cgroups: Vec<String>,
+}
+
+/// `[intercept.lockdown]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lockdown {
+    /// Resolvers that may be asked (port 53); `None`: those of the host's `resolv.conf`.
+    pub dns: Option<Vec<std::net::IpAddr>>,
+    /// What else may be reached.
+    pub allow: Vec<Allowed>,
+}
+
+/// A network that lockdown allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Why, in the operator's words.
+    pub name: String,
+    /// Its addresses.
+    pub network: Network,
+    /// Only this port; `None`: any, and protocols without ports.
+    pub port: Option<u16>,
 }
 
 /// `[[target]]`

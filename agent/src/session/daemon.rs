@@ -92,6 +92,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
     tasks.spawn(Arc::clone(&proxy).follow(tidings));
     let resolving = Arc::clone(&proxy);
     tasks.spawn(async move { resolving.targets.keep_resolving(&*resolving).await });
+    tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
     tasks.spawn(control::serve(control, access, Arc::clone(&running) as Arc<dyn Daemon>));
     tracing::info!(targets = proxy.targets.all().len(), "serving");

@@ -5,6 +5,7 @@
 
 mod attempts;
 pub mod daemon;
+pub mod memory;
 mod tidings;
 
 use std::{os::fd::AsFd, path::Path, sync::Arc};

@@ -9,12 +9,12 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use agent_common::{
     COUNTER_NAMES, Destination, FlowRecord, LAYOUT, ListenerPort, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM, Mark,
-    ProcessEntry, SETTINGS_EVERYWHERE, Settings,
+    ProcessEntry, Settings, scope::EVERYWHERE,
 };
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -28,26 +28,33 @@ use tracing::{info, warn};
 
 use super::{
     destinations::{Destinations, ProtectError},
+    interfaces::Interfaces,
     pins::{self, Loaded},
+    scope::{self, Scope, ScopeError},
     sys::{self, Plain},
 };
-use crate::config::{Reach, Target};
+use crate::config::{Config, Reach};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
 
 /// The kernel side at work. It stays at work when this is dropped.
 pub(super) struct Capture {
-    listeners: Mutex<HashMap<MapData, u64, ListenerPort>>,
+    listeners: Mutex<Listeners>,
     counters: Array<MapData, u64>,
     processes: RwLock<HashMap<MapData, u32, Plain<ProcessEntry>>>,
     flows: SkStorage<MapData, Plain<FlowRecord>>,
     marks: Mutex<SkStorage<MapData, Mark>>,
     destinations: Mutex<Destinations>,
     programs: Vec<Loaded>,
+    interfaces: Arc<Interfaces>,
+    scope: Scope,
     cgroup: OwnedFd,
     directory: PathBuf,
 }
+
+/// Where the proxy listens, by the cookie of the network namespace.
+type Listeners = HashMap<MapData, u64, ListenerPort>;
 
 /// Where the programs say [`agent_common::Unserved`].
 pub(super) type Unserved = RingBuf<MapData>;
@@ -81,12 +88,11 @@ impl Capture {
     ///
     /// Until [`Capture::listen_at`], every connection to a protected destination is refused.
     pub(super) fn start(
-        pin_dir: &Path,
-        cgroup: BorrowedFd<'_>,
+        config: &Config,
+        (cgroup_root, cgroup): (&Path, BorrowedFd<'_>),
         netns: u64,
-        reach: Reach,
-        targets: &[Target],
     ) -> Result<(Self, KernelLog, Unserved), CaptureError> {
+        let pin_dir = &config.agent.pin_dir;
         let directory = pin_dir.join(format!("v{LAYOUT}"));
         pins::check(pin_dir, &directory)?;
         let mut loader = EbpfLoader::new();
@@ -101,13 +107,24 @@ impl Capture {
         };
 
         let mut settings: Array<_, Plain<Settings>> = map(&mut kernel, "SETTINGS")?;
-        let flags = if reach == Reach::All { SETTINGS_EVERYWHERE } else { 0 };
-        settings.set(0, Plain(Settings { netns, flags, pad: 0 }), 0)?;
+        let mut listeners = map(&mut kernel, "LISTENERS")?;
+        // Closed, for whoever was in scope until now: an earlier run may have left places at which somebody listens.
+        forget_all(&mut listeners)?;
+        let Plain(before) = settings.get(&0, 0)?;
+        let mut closed = Settings { netns, ..before };
+        settings.set(0, Plain(closed), 0)?;
         let v4 = map(&mut kernel, "PROTECTED4")?;
         let v6 = map(&mut kernel, "PROTECTED6")?;
-        let destinations = Destinations::new(v4, v6, targets)?;
+        let destinations = Destinations::new(v4, v6, &config.targets)?;
+        closed.scope = scope::establish(&config.intercept, cgroup_root, &directory)?;
+        if config.intercept.namespaces == Reach::All {
+            closed.scope |= EVERYWHERE;
+        }
+        settings.set(0, Plain(closed), 0)?;
 
         let adopted = pins::attach(&mut kernel, &directory, cgroup)?;
+        let interfaces =
+            Interfaces::start(pins::descriptor(&kernel, "interface")?, &directory).map_err(CaptureError::Interfaces)?;
         let programs = pins::loaded(&kernel)?;
         for program in &programs {
             if !program.in_force(&directory, cgroup)? {
@@ -122,18 +139,18 @@ impl Capture {
             "the kernel side is in force at the root of the cgroup hierarchy"
         );
         let capture = Self {
-            listeners: Mutex::new(map(&mut kernel, "LISTENERS")?),
+            listeners: Mutex::new(listeners),
             counters: map(&mut kernel, "COUNTERS")?,
             processes: RwLock::new(map(&mut kernel, "PROCESSES")?),
             flows: map(&mut kernel, "FLOWS")?,
             marks: Mutex::new(map(&mut kernel, "MARKS")?),
             destinations: Mutex::new(destinations),
             programs,
+            interfaces,
+            scope: Scope::open(closed.scope, &directory)?,
             cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
             directory,
         };
-        // An earlier run may have left places at which nobody listens any more.
-        capture.listen_nowhere()?;
         Ok((capture, log, map(&mut kernel, "UNSERVED")?))
     }
 
@@ -144,19 +161,15 @@ impl Capture {
 
     /// Tells the programs that the proxy does not listen in a network namespace any more.
     pub(super) fn stop_listening(&self, netns: u64) -> Result<(), MapError> {
-        match self.listeners().remove(&netns) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            other => other,
-        }
+        forget(&mut self.listeners(), netns)
     }
 
     /// Tells the programs that the proxy does not listen anywhere.
     pub(super) fn listen_nowhere(&self) -> Result<(), MapError> {
-        let everywhere: Vec<u64> = self.listeners().keys().collect::<Result<_, _>>()?;
-        everywhere.into_iter().try_for_each(|netns| self.stop_listening(netns))
+        forget_all(&mut self.listeners())
     }
 
-    fn listeners(&self) -> MutexGuard<'_, HashMap<MapData, u64, ListenerPort>> {
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -229,10 +242,17 @@ impl Capture {
         self.destinations.lock().unwrap_or_else(PoisonError::into_inner).find(address)
     }
 
+    /// Whether a socket of a user in a cgroup is in scope.
+    pub(super) fn concerns(&self, user: u32, cgroup: Option<u64>) -> Result<bool, MapError> {
+        self.scope.concerns(user, cgroup)
+    }
+
     /// The programs that are no longer in force: somebody with the right to do so has detached or replaced them.
     pub(super) fn missing(&self) -> Vec<String> {
         let missing = |program: &&Loaded| !program.in_force(&self.directory, self.cgroup.as_fd()).unwrap_or(false);
-        self.programs.iter().filter(missing).map(|program| program.name.to_owned()).collect()
+        let programs = self.programs.iter().filter(missing).map(|program| program.name.to_owned());
+        let interfaces = self.interfaces.missing().unwrap_or_else(|error| vec![format!("interfaces: {error}")]);
+        programs.chain(interfaces).collect()
     }
 
     /// The counters by name.
@@ -242,6 +262,18 @@ impl Capture {
             .map(|(counter, name)| Ok(((*name).to_owned(), self.counters.get(&(*counter as u32), 0)?)))
             .collect()
     }
+}
+
+fn forget(listeners: &mut Listeners, netns: u64) -> Result<(), MapError> {
+    match listeners.remove(&netns) {
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
+
+fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
+    let everywhere: Vec<u64> = listeners.keys().collect::<Result<_, _>>()?;
+    everywhere.into_iter().try_for_each(|netns| forget(listeners, netns))
 }
 
 /// Takes a map out of the loaded object, as the type that it has to be.
@@ -273,6 +305,9 @@ pub enum CaptureError {
     /// The kernel does not describe its types.
     #[error("the kernel's type information cannot be read ({0}); Postern needs a kernel with BTF")]
     Types(String),
+    /// The guard on interfaces.
+    #[error("the interfaces of the host cannot be guarded: {0}")]
+    Interfaces(#[source] io::Error),
     /// A program cannot be loaded or attached.
     #[error("the kernel program {name} cannot be put in force: {source} (Postern needs kernel 6.10 or later)")]
     Program {
@@ -281,6 +316,9 @@ pub enum CaptureError {
         /// Why.
         source: Box<ProgramError>,
     },
+    /// Who is in scope cannot be established.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// A map cannot be read or written.
     #[error(transparent)]
     Map(#[from] MapError),

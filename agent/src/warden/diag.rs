@@ -31,6 +31,7 @@ const NLM_F_DUMP: u16 = 0x300;
 const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
 const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
 const INET_DIAG_SK_BPF_STORAGES: u16 = 20;
+const INET_DIAG_CGROUP_ID: u16 = 21;
 const SK_DIAG_BPF_STORAGE: u16 = 1;
 const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
 const NLA_F_NESTED: u16 = 1 << 15;
@@ -66,6 +67,8 @@ pub(super) struct Connection {
     pub uid: u32,
     /// Of the socket's file; 0 if nobody has it open any more.
     pub inode: u32,
+    /// Cgroup in which the socket was made, if the kernel says it.
+    pub cgroup: Option<u64>,
     /// What the agent has marked it as.
     pub mark: Option<Mark>,
     family: u8,
@@ -170,6 +173,7 @@ impl Connection {
             cookie: u64::from(number(&id, 40)?) | u64::from(number(&id, 44)?) << 32,
             uid: number(numbers, 12)?,
             inode: number(numbers, 16)?,
+            cgroup: within(attributes, INET_DIAG_CGROUP_ID).and_then(|id| Some(u64::from_ne_bytes(*id.first_chunk()?))),
             mark: mark(attributes),
             family,
             id,
@@ -179,10 +183,14 @@ impl Connection {
 
 /// The mark among a socket's attributes, of which the only storages are those that were asked for.
 fn mark(attributes: &[u8]) -> Option<Mark> {
-    let within = |bytes, kind| Attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value);
     let storages = within(attributes, INET_DIAG_SK_BPF_STORAGES)?;
     let value = within(within(storages, SK_DIAG_BPF_STORAGE)?, SK_DIAG_BPF_STORAGE_MAP_VALUE)?;
     number(value, 0)
+}
+
+/// The value of the attribute of a type.
+fn within(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    Attributes(attributes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 /// `struct inet_diag_req_v2`
@@ -251,7 +259,8 @@ mod tests {
     fn storage(value: &[u8]) -> Vec<u8> {
         let value = attribute(SK_DIAG_BPF_STORAGE_MAP_VALUE, value);
         let storage = attribute(SK_DIAG_BPF_STORAGE | NLA_F_NESTED, &[attribute(2, &[0; 4]), value].concat());
-        [attribute(8, &[3]), attribute(INET_DIAG_SK_BPF_STORAGES | NLA_F_NESTED, &storage)].concat()
+        let cgroup = attribute(INET_DIAG_CGROUP_ID, &77_u64.to_ne_bytes());
+        [attribute(8, &[3]), cgroup, attribute(INET_DIAG_SK_BPF_STORAGES | NLA_F_NESTED, &storage)].concat()
     }
 
     #[test]
@@ -260,7 +269,9 @@ mod tests {
         assert_eq!(found.local, "192.0.2.1:40000".parse().expect("an address"));
         assert_eq!(found.remote, "192.0.2.7:5432".parse().expect("an address"));
         assert_eq!((found.cookie, found.uid, found.inode, found.mark), (1 << 32 | 7, 1000, 4711, Some(2)));
-        assert_eq!(Connection::parse(&sample(&[])).expect("a connection").mark, None);
+        assert_eq!(found.cgroup, Some(77));
+        let bare = Connection::parse(&sample(&[])).expect("a connection");
+        assert_eq!((bare.mark, bare.cgroup), (None, None));
         assert_eq!(Connection::parse(&sample(&storage(&[2]))).expect("a connection").mark, None);
     }
 

@@ -14,6 +14,7 @@ mod diag;
 mod flow;
 mod hash;
 mod host;
+mod interfaces;
 mod listen;
 mod liveness;
 mod namespaces;
@@ -22,6 +23,7 @@ mod news;
 mod older;
 mod pins;
 mod process;
+mod scope;
 mod server;
 mod sys;
 mod units;
@@ -56,6 +58,7 @@ pub use self::{
     host::HostError,
     liveness::Liveness,
     pins::Removed,
+    scope::ScopeError,
 };
 use self::{capture::Capture, child::Child, namespaces::Watch, process::Examiner, server::Server};
 use crate::{
@@ -100,8 +103,7 @@ pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError
     let _lock = host::lock_pins(pins)?;
 
     let netns = host::netns_cookie()?;
-    let reach = config.intercept.namespaces;
-    let (capture, kernel_log, unserved) = Capture::start(pins, cgroup.as_fd(), netns, reach, &config.targets)?;
+    let (capture, kernel_log, unserved) = Capture::start(config, (cgroup_root.as_path(), cgroup.as_fd()), netns)?;
     let capture = Arc::new(capture);
     thread::Builder::new().name("warden-log".into()).spawn(move || kernel_log.run()).map_err(WardenError::Thread)?;
     let examiner = Arc::new(Examiner::new(cgroup_root));

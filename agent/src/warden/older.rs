@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use agent_common::{DESTINATION_OBSERVE, MARK_EXISTING};
+use agent_common::{DESTINATION_OBSERVE, MARK_EXISTING, MARK_LISTENER, MARK_SCOPED, MARK_UPSTREAM};
 use tracing::warn;
 
 use super::{
@@ -144,14 +144,16 @@ impl Olders {
 
     /// The target that a connection reaches past the agent, if it does and should not.
     fn target(&self, connection: &Connection, netns: u64) -> io::Result<Option<u32>> {
-        // What bears another mark is the agent's own.
-        if connection.mark.is_some_and(|mark| mark != MARK_EXISTING)
+        if matches!(connection.mark, Some(MARK_LISTENER | MARK_UPSTREAM))
             || (connection.remote.ip().is_loopback() && netns != self.host)
         {
             return Ok(None);
         }
-        let destination = self.capture.destination(connection.remote).map_err(io::Error::other)?;
-        Ok(destination.filter(|found| found.flags & DESTINATION_OBSERVE == 0).map(|found| found.target))
+        let found = self.capture.destination(connection.remote).map_err(io::Error::other)?;
+        let Some(found) = found.filter(|found| found.flags & DESTINATION_OBSERVE == 0) else { return Ok(None) };
+        let concerns = connection.mark == Some(MARK_SCOPED)
+            || self.capture.concerns(connection.uid, connection.cgroup).map_err(io::Error::other)?;
+        Ok(concerns.then_some(found.target))
     }
 
     fn settle(&self, all: &[Found], state: &mut State) {
@@ -194,7 +196,7 @@ impl Olders {
     fn decide(&self, diag: &Diag, connection: &Connection, held: &[Place], copies: &mut Vec<OwnedFd>) -> Option<Fate> {
         match self.policy {
             config::Existing::Leave => {
-                if connection.mark.is_none() {
+                if connection.mark != Some(MARK_EXISTING) {
                     self.mark(connection, held, copies);
                 }
                 Some(Fate::Left)

@@ -4,21 +4,21 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::{
-        fd::{AsFd as _, BorrowedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::fs::DirBuilderExt as _,
     },
     path::{Path, PathBuf},
 };
 
 use agent_common::{
-    COUNTERS, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_DESTINATIONS, MAX_NAMESPACES, MAX_PROCESSES,
-    MAX_TUPLES, Mark, ProcessEntry, Settings, TupleKey,
+    COUNTERS, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS,
+    MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya::{
     Btf, Ebpf,
     maps::{MapInfo, MapType, lpm_trie::Key},
     programs::{
-        CgroupAttachMode, Program, ProgramError,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, PinnedLink},
     },
 };
@@ -34,10 +34,12 @@ use super::{
 pub(super) enum Hook {
     Cgroup(AttachType),
     Tracepoint(&'static str),
+    /// Every interface: see [`super::interfaces`].
+    Interfaces,
 }
 
 /// Programs and their hooks, in the order in which they are attached: whoever connects is watched first.
-pub(super) const PROGRAMS: [(&str, Hook); 11] = [
+pub(super) const PROGRAMS: [(&str, Hook); 14] = [
     ("prepare_exec", Hook::Tracepoint("sched_prepare_exec")),
     ("process_exec", Hook::Tracepoint("sched_process_exec")),
     ("process_exit", Hook::Tracepoint("sched_process_exit")),
@@ -47,8 +49,11 @@ pub(super) const PROGRAMS: [(&str, Hook); 11] = [
     ("getpeername6", Hook::Cgroup(AttachType::GetPeerName6)),
     ("sendmsg4", Hook::Cgroup(AttachType::SendMsg4)),
     ("sendmsg6", Hook::Cgroup(AttachType::SendMsg6)),
+    ("create", Hook::Cgroup(AttachType::SockCreate)),
     ("connect4", Hook::Cgroup(AttachType::Connect4)),
     ("connect6", Hook::Cgroup(AttachType::Connect6)),
+    ("egress", Hook::Cgroup(AttachType::Egress)),
+    ("interface", Hook::Interfaces),
 ];
 
 /// A map as it must be.
@@ -65,7 +70,7 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 }
 
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
-pub(super) const MAPS: [Layout; 10] = [
+pub(super) const MAPS: [Layout; 14] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
     layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<ListenerPort>(), MAX_NAMESPACES),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
@@ -83,6 +88,10 @@ pub(super) const MAPS: [Layout; 10] = [
         size_of::<Destination>(),
         MAX_DESTINATIONS,
     ),
+    layout("USERS", MapType::Hash, size_of::<u32>(), size_of::<Membership>(), MAX_USERS),
+    layout("CGROUPS", MapType::Hash, size_of::<u64>(), size_of::<Membership>(), MAX_CGROUPS),
+    layout("ALLOWED4", MapType::LpmTrie, size_of::<Key<Plain<DestinationKey>>>(), size_of::<u32>(), MAX_ALLOWED),
+    layout("ALLOWED6", MapType::LpmTrie, size_of::<Key<Plain<DestinationKey>>>(), size_of::<u32>(), MAX_ALLOWED),
     layout("PROCESSES", MapType::Hash, size_of::<u32>(), size_of::<ProcessEntry>(), MAX_PROCESSES),
     layout("TUPLES", MapType::Hash, size_of::<TupleKey>(), size_of::<FlowRecord>(), MAX_TUPLES),
     layout("FLOWS", MapType::SkStorage, size_of::<i32>(), size_of::<FlowRecord>(), 0),
@@ -129,6 +138,9 @@ pub(super) fn attach(kernel: &mut Ebpf, directory: &Path, cgroup: BorrowedFd<'_>
         let failed = |source| CaptureError::Program { name, source: Box::new(source) };
         let program = kernel.program_mut(name).ok_or(CaptureError::Missing(name))?;
         load(program, hook, &types).map_err(failed)?;
+        if matches!(hook, Hook::Interfaces) {
+            continue;
+        }
         let pin = directory.join(format!("link_{name}"));
         let present = pin.exists();
         adopted += usize::from(present);
@@ -160,7 +172,9 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
     match (program, hook) {
         (Program::CgroupSockAddr(program), _) => program.load(),
         (Program::CgroupSock(program), _) => program.load(),
+        (Program::CgroupSkb(program), _) => program.load(),
         (Program::SockOps(program), _) => program.load(),
+        (Program::SchedClassifier(program), _) => program.load(),
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, types),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
@@ -179,6 +193,10 @@ fn attach_program(program: &mut Program, cgroup: BorrowedFd<'_>) -> Result<FdLin
             let id = program.attach(cgroup, mode)?;
             FdLink::try_from(program.take_link(id)?)
         }
+        Program::CgroupSkb(program) => {
+            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
         Program::SockOps(program) => {
             let id = program.attach(cgroup, mode)?;
             FdLink::try_from(program.take_link(id)?)
@@ -190,6 +208,14 @@ fn attach_program(program: &mut Program, cgroup: BorrowedFd<'_>) -> Result<FdLin
         _ => return Err(ProgramError::UnexpectedProgramType),
     };
     link.map_err(|_| ProgramError::UnexpectedProgramType)
+}
+
+/// A descriptor of a loaded program.
+pub(super) fn descriptor(kernel: &Ebpf, name: &'static str) -> Result<OwnedFd, CaptureError> {
+    let program = kernel.program(name).ok_or(CaptureError::Missing(name))?;
+    let failed = |source| CaptureError::Program { name, source: Box::new(source) };
+    let fd = program.fd().map_err(failed)?;
+    fd.as_fd().try_clone_to_owned().map_err(|error| failed(ProgramError::IOError(error)))
 }
 
 /// A program that was put in force, and its id in the kernel.
@@ -214,6 +240,9 @@ impl Loaded {
     /// Asks the kernel whether this program is what runs at its hook: the pinned link leads to it, and it is effective at the
     /// root of the hierarchy.
     pub(super) fn in_force(&self, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<bool, CaptureError> {
+        if matches!(self.hook, Hook::Interfaces) {
+            return Ok(true);
+        }
         let pin = directory.join(format!("link_{}", self.name));
         let link = FdLink::from(PinnedLink::from_pin(&pin)?);
         let linked = link.info()?.program_id() == self.id;
@@ -222,7 +251,7 @@ impl Loaded {
                 Hook::Cgroup(kind) => sys::effective_programs(cgroup, kind)
                     .map_err(|error| CaptureError::Pin(pin, error))?
                     .contains(&self.id),
-                Hook::Tracepoint(_) => true,
+                Hook::Tracepoint(_) | Hook::Interfaces => true,
             })
     }
 }

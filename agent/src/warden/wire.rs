@@ -14,7 +14,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Unidentified, sys};
-use crate::model::{Flow, Process};
+use crate::{
+    model::{Flow, Process},
+    selftest::Attempt,
+};
 
 /// Longest message in either direction. The longest answer is a process with its groups, paths and (cut) arguments.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
@@ -57,6 +60,8 @@ pub(super) enum Call {
     Counters,
     /// Which programs are no longer in force?
     Missing,
+    /// Is every path closed?
+    SelfTest,
 }
 
 /// An answer.
@@ -91,6 +96,8 @@ pub(super) enum Answer {
     Counters(BTreeMap<String, u64>),
     /// To `Missing`.
     Missing(Vec<String>),
+    /// To `SelfTest`.
+    SelfTest(Vec<Attempt>),
     /// To anything that will not be done.
     Refused(String),
 }

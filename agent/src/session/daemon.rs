@@ -98,7 +98,7 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     tasks.spawn(async move { resolving.targets.keep_resolving(&*resolving).await });
     tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
-    tasks.spawn(control::serve(control, access, Arc::clone(&running) as Arc<dyn Daemon>));
+    // Before anybody is told how the agent is. What it leads here is accepted above.
     if let Err(error) = proxy.self_test().await {
         tracing::error!(error, "the self-test could not be made");
     }
@@ -108,6 +108,7 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
             return Err(ProxyError::NotEnforcing(state.join("; ")));
         }
     }
+    tasks.spawn(control::serve(control, access, Arc::clone(&running) as Arc<dyn Daemon>));
     tracing::info!(targets = proxy.targets.all().len(), "serving");
     // Under systemd: ready. Elsewhere nobody listens.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

@@ -160,6 +160,9 @@ pub struct Destination {
     pub flags: u32,
 }
 
+/// Target of the self-test's own destinations.
+pub const CANARY: u32 = u32::MAX - 1;
+
 /// The target is in observe mode: without a listener the connection goes through directly, and is counted.
 pub const DESTINATION_OBSERVE: u32 = 1;
 

@@ -278,7 +278,7 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
         roles: Vec::new(),
         intercept: agent::config::Intercept::default(),
     };
-    match warden::run(&config, spawn_proxy) {
+    match warden::run(&config, spawn_proxy.then_some(warden::Spawn { must_enforce: false })) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

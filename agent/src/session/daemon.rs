@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Proxy, attempts::Attempts};
+use super::{Proxy, attempts::Attempts, tested::Tested};
 use crate::{
     config::{Address, Config},
     control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
@@ -23,6 +23,7 @@ use crate::{
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
     recording::{Log, OpenError, Options},
+    selftest::Attempt,
     target::Targets,
     warden::{AskError, Handed, Warden},
 };
@@ -36,6 +37,9 @@ pub enum ProxyError {
     /// The privileged half is not there or refuses.
     #[error("the warden: {0}")]
     Warden(#[from] AskError),
+    /// It must enforce, and does not.
+    #[error("not enforcing: {0}")]
+    NotEnforcing(String),
     /// The privileged half has ended, so that nobody can tell who connects.
     #[error("the warden has ended")]
     WardenGone,
@@ -60,7 +64,7 @@ pub enum ProxyError {
 ///
 /// # Errors
 /// [`ProxyError`]
-pub async fn run(config: Config) -> Result<(), ProxyError> {
+pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     let Config { agent, targets, roles, .. } = config;
     let policy = Arc::new(Reloadable::load(&agent.policies, protocol::FRAGMENTS)?);
     let authority = Authority::open(&agent.state_dir, &targets)?;
@@ -82,6 +86,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
         masking: MaskingKeys::open(&agent.state_dir)?,
         open: Open::default(),
         attempts: Attempts::default(),
+        tested: Tested::default(),
     });
     proxy.targets.resolve(&*proxy).await;
 
@@ -94,6 +99,16 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
     tasks.spawn(async move { resolving.targets.keep_resolving(&*resolving).await });
     tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
+    // Before anybody is told how the agent is. What it leads here is accepted above.
+    if let Err(error) = proxy.self_test().await {
+        tracing::error!(error, "the self-test could not be made");
+    }
+    if must_enforce {
+        let (.., state) = running.condition().await;
+        if !state.is_empty() {
+            return Err(ProxyError::NotEnforcing(state.join("; ")));
+        }
+    }
     tasks.spawn(control::serve(control, access, Arc::clone(&running) as Arc<dyn Daemon>));
     tracing::info!(targets = proxy.targets.all().len(), "serving");
     // Under systemd: ready. Elsewhere nobody listens.
@@ -223,28 +238,9 @@ struct Running {
 
 impl Daemon for Running {
     fn status(&self) -> Status {
-        let warden = &self.proxy.warden;
-        let kernel = self.handle.block_on(async {
-            Ok::<_, AskError>((warden.counters().await?, warden.missing().await?, warden.surroundings().await?))
-        });
-        let (counters, surroundings, kernel) = match kernel {
-            Ok((counters, missing, surroundings)) => {
-                let missing = missing.iter().map(|program| format!("the kernel program {program} is not in force"));
-                let kernel: Vec<String> = missing.chain(older(&surroundings)).collect();
-                (counters, surroundings, kernel)
-            }
-            Err(error) => {
-                (BTreeMap::new(), Surroundings::default(), vec![format!("the warden does not answer: {error}")])
-            }
-        };
         let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
+        let (counters, surroundings, problems) = self.handle.block_on(self.condition());
         let log = control::LogReport::from(self.proxy.log.status());
-        let problems = targets
-            .iter()
-            .flat_map(|target| target.problems.iter().map(|problem| format!("{}: {problem}", target.name)))
-            .chain(log.problems.iter().cloned())
-            .chain(kernel);
-        let problems: Vec<String> = problems.collect();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -259,6 +255,10 @@ impl Daemon for Running {
             policies: self.policies(),
             log,
         }
+    }
+
+    fn self_test(&self) -> Result<Vec<Attempt>, String> {
+        self.handle.block_on(self.proxy.self_test())
     }
 
     fn reload(&self) -> Result<Policies, String> {
@@ -286,6 +286,31 @@ fn older(surroundings: &Surroundings) -> Option<String> {
 }
 
 impl Running {
+    /// The kernel side's counters, how it is in the network namespaces, and everything that keeps the agent from enforcing.
+    async fn condition(&self) -> (BTreeMap<String, u64>, Surroundings, Vec<String>) {
+        let warden = &self.proxy.warden;
+        let kernel = async {
+            Ok::<_, AskError>((warden.counters().await?, warden.missing().await?, warden.surroundings().await?))
+        };
+        let (counters, surroundings, kernel) = match kernel.await {
+            Ok((counters, missing, surroundings)) => {
+                let missing = missing.iter().map(|program| format!("the kernel program {program} is not in force"));
+                let kernel: Vec<String> = missing.chain(older(&surroundings)).collect();
+                (counters, surroundings, kernel)
+            }
+            Err(error) => {
+                (BTreeMap::new(), Surroundings::default(), vec![format!("the warden does not answer: {error}")])
+            }
+        };
+        let targets = self.proxy.targets.all().iter().enumerate().flat_map(|(index, target)| {
+            let problems = self.proxy.targets.problems(index).into_iter();
+            problems.map(|problem| format!("{}: {problem}", target.name)).collect::<Vec<_>>()
+        });
+        let log = control::LogReport::from(self.proxy.log.status()).problems;
+        let problems = targets.chain(log).chain(kernel).chain(self.proxy.tested.problems()).collect();
+        (counters, surroundings, problems)
+    }
+
     fn target(&self, index: usize) -> TargetStatus {
         let target = &self.proxy.targets.all()[index];
         let literal = target.addresses.iter().filter_map(|address| match address {

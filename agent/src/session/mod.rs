@@ -6,10 +6,12 @@
 mod attempts;
 pub mod daemon;
 pub mod memory;
+mod tested;
 mod tidings;
 
 use std::{os::fd::AsFd, path::Path, sync::Arc};
 
+use agent_common::CANARY;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use zeroize::Zeroizing;
@@ -53,6 +55,8 @@ pub struct Proxy {
     pub open: daemon::Open,
     /// How the last attempts to begin a session ended.
     attempts: attempts::Attempts,
+    /// What the last self-test found.
+    tested: tested::Tested,
 }
 
 impl Proxy {
@@ -79,6 +83,10 @@ impl Proxy {
             Err(Unidentified { flow, reason }) => {
                 let denial = Denial::closed(reason.to_string());
                 let Some(flow) = flow else { return self.refuse(&client, None, Who::Nobody, &denial) };
+                if flow.target == CANARY {
+                    // The self-test's own: led here, as it must be.
+                    return;
+                }
                 let target = self.targets.find(&flow).ok();
                 return self.refuse(&client, target.as_deref(), Who::Noted(flow), &denial);
             }

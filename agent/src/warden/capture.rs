@@ -247,6 +247,11 @@ impl Capture {
         self.scope.concerns(user, cgroup)
     }
 
+    /// Protects the self-test's addresses; none once it is over.
+    pub(super) fn protect_canary(&self, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
+        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect_canary(addresses)
+    }
+
     /// The programs that are no longer in force: somebody with the right to do so has detached or replaced them.
     pub(super) fn missing(&self) -> Vec<String> {
         let missing = |program: &&Loaded| !program.in_force(&self.directory, self.cgroup.as_fd()).unwrap_or(false);

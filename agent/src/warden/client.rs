@@ -30,7 +30,10 @@ use super::{
     Liveness, Reason, Unidentified, sys,
     wire::{self, Answer, Call, MAX_MESSAGE, NEWS, Request, Response, SOCKET},
 };
-use crate::model::{Flow, Older, Process, Surroundings};
+use crate::{
+    model::{Flow, Older, Process, Surroundings},
+    selftest::Attempt,
+};
 
 /// Questions that wait for their answers at once; the others queue here, not in the socket.
 const MAX_OPEN_QUESTIONS: usize = 64;
@@ -233,6 +236,17 @@ impl Warden {
     pub async fn missing(&self) -> Result<Vec<String>, AskError> {
         match self.ask(Call::Missing, None).await? {
             (Answer::Missing(programs), _) => Ok(programs),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    /// Tries every path to a protected destination from a child in scope. It takes a second or so.
+    ///
+    /// # Errors
+    /// The attempts cannot be made, or the warden is gone.
+    pub async fn self_test(&self) -> Result<Vec<Attempt>, AskError> {
+        match self.ask(Call::SelfTest, None).await? {
+            (Answer::SelfTest(attempts), _) => Ok(attempts),
             (answer, _) => Err(refusal(answer)),
         }
     }

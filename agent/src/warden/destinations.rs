@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use agent_common::{DESTINATION_OBSERVE, DESTINATION_PREFIX, Destination, DestinationKey};
+use agent_common::{CANARY, DESTINATION_OBSERVE, DESTINATION_PREFIX, Destination, DestinationKey};
 use aya::maps::{LpmTrie, MapData, MapError, lpm_trie::Key};
 
 use super::sys::Plain;
@@ -73,6 +73,8 @@ struct Wanted {
     fixed: BTreeMap<Place, Destination>,
     /// By name in the configuration: ports and flags of each target, and its addresses once it was resolved.
     named: BTreeMap<u32, Named>,
+    /// The self-test's own.
+    canary: BTreeSet<Place>,
     /// Left by an earlier run.
     unresolved: BTreeMap<Place, Destination>,
 }
@@ -86,7 +88,12 @@ struct Named {
 
 impl Wanted {
     fn new(targets: &[Target]) -> Self {
-        let mut wanted = Self { fixed: BTreeMap::new(), named: BTreeMap::new(), unresolved: BTreeMap::new() };
+        let mut wanted = Self {
+            fixed: BTreeMap::new(),
+            named: BTreeMap::new(),
+            canary: BTreeSet::new(),
+            unresolved: BTreeMap::new(),
+        };
         for (index, target) in (0_u32..).zip(targets) {
             let flags = if target.mode == Mode::Observe { DESTINATION_OBSERVE } else { 0 };
             for address in &target.addresses {
@@ -143,6 +150,7 @@ impl Wanted {
         for (target, named) in self.named.iter().rev() {
             all.extend(named.places.iter().map(|place| (*place, Destination { target: *target, flags: named.flags })));
         }
+        all.extend(self.canary.iter().map(|place| (*place, Destination { target: CANARY, flags: 0 })));
         all.extend(&self.fixed);
         all
     }
@@ -159,7 +167,10 @@ impl Destinations {
     /// Brings the maps to what the configuration says. They may hold destinations of an earlier run.
     pub(super) fn new(v4: Trie, v6: Trie, targets: &[Target]) -> Result<Self, ProtectError> {
         let mut destinations = Self { v4, v6, wanted: Wanted::new(targets) };
-        let found = destinations.present()?.into_keys();
+        // A self-test that was killed has left nothing that has to stay closed.
+        let found =
+            destinations.present()?.into_iter().filter(|(_, found)| found.target != CANARY).map(|(place, _)| place);
+        let found: Vec<Place> = found.collect();
         destinations.wanted.inherit(found);
         destinations.sync()?;
         Ok(destinations)
@@ -180,6 +191,12 @@ impl Destinations {
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Protects the self-test's addresses in place of those before; none once it is over.
+    pub(super) fn protect_canary(&mut self, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
+        self.wanted.canary = addresses.iter().map(|address| Place::new(*address)).collect();
+        self.sync()
     }
 
     /// Number of protected destinations.

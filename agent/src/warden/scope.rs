@@ -37,6 +37,11 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Port of the resolvers that lockdown lets one ask.
 const DNS: u16 = 53;
 
+/// Name of the self-test's cgroup, below the root of the hierarchy.
+pub(super) const SELF_TEST: &str = "postern-selftest";
+/// A user that is in scope where root is excluded: nobody.
+const NOBODY: u32 = 65_534;
+
 /// Map of the users in scope.
 type Users = HashMap<MapData, u32, Membership>;
 /// Map of the cgroups in scope.
@@ -79,6 +84,13 @@ pub(super) fn establish(intercept: &Intercept, cgroup_root: &Path, pins: &Path) 
         replace(&mut cgroups, &BTreeMap::new())?;
     }
     Ok(scope)
+}
+
+/// A user who is in scope, with the self-test's cgroup if users do not matter.
+pub(super) fn somebody_in(intercept: &Intercept) -> Result<u32, ScopeError> {
+    let users = Lists { include: &intercept.include, exclude: &intercept.exclude }.users()?;
+    let listed = users.iter().find(|(_, membership)| **membership == MEMBER).map(|(uid, _)| *uid);
+    Ok(listed.unwrap_or(if users.contains_key(&0) { NOBODY } else { 0 }))
 }
 
 /// Who is in scope, as the programs find it.
@@ -139,6 +151,9 @@ impl Lists<'_> {
 
     /// Of a cgroup, by its path below the root of the hierarchy.
     fn membership(&self, root: &Path, path: &str) -> Membership {
+        if path.strip_prefix('/') == Some(SELF_TEST) {
+            return MEMBER;
+        }
         let (unit, _) = units::units(root, path);
         let is_in = |members: &Members| {
             let named = unit.as_ref().is_some_and(|unit| members.units.contains(unit));

@@ -37,11 +37,11 @@ use super::{
     listen::Pair,
     namespaces::Namespaces,
     process::Examiner,
-    sys,
+    selftest, sys,
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
 };
 use crate::{
-    config::{Config, CredentialSource},
+    config::{Config, CredentialSource, Intercept},
     model::{Flow, Process},
 };
 
@@ -65,6 +65,10 @@ struct Shared {
     files: BTreeSet<PathBuf>,
     targets: usize,
     user: AgentUser,
+    intercept: Intercept,
+    cgroup_root: PathBuf,
+    /// Held by the one self-test at a time.
+    testing: Mutex<()>,
     stopping: AtomicBool,
     /// The connection that is served, to end it from outside.
     current: Mutex<Option<Arc<OwnedFd>>>,
@@ -92,12 +96,15 @@ impl Server {
         let listener = Arc::new(listen_for_proxy(&path, user)?);
         let shared = Arc::new(Shared {
             capture,
-            examiner,
             namespaces,
             netns,
             files: files(config),
             targets: config.targets.len(),
             user,
+            intercept: config.intercept.clone(),
+            cgroup_root: examiner.cgroup_root().to_owned(),
+            testing: Mutex::new(()),
+            examiner,
             stopping: AtomicBool::new(false),
             current: Mutex::new(None),
         });
@@ -277,6 +284,15 @@ impl Session<'_> {
             }
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
             Call::Surroundings => send(Answer::Surroundings(Box::new(self.shared.namespaces.report())), &[]),
+            Call::SelfTest => {
+                let shared = self.shared;
+                let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);
+                let answer = match selftest::run(capture, &shared.intercept, &shared.cgroup_root) {
+                    Ok(attempts) => Answer::SelfTest(attempts),
+                    Err(error) => Answer::Refused(error.to_string()),
+                };
+                send(answer, &[])
+            }
         }
     }
 

@@ -15,7 +15,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Unidentified, sys};
-use crate::model::{Flow, Older, Process, Surroundings};
+use crate::{
+    model::{Flow, Older, Process, Surroundings},
+    selftest::Attempt,
+};
 
 /// Longest message in either direction. The longest answer is a process with its groups, paths and (cut) arguments.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
@@ -63,6 +66,8 @@ pub(super) enum Call {
     Missing,
     /// How is it in the network namespaces?
     Surroundings,
+    /// Is every path closed?
+    SelfTest,
 }
 
 /// An answer.
@@ -111,6 +116,8 @@ pub(super) enum Answer {
     },
     /// Unasked: a connection that is older than interception was found.
     Older(Older),
+    /// To `SelfTest`.
+    SelfTest(Vec<Attempt>),
     /// To anything that will not be done.
     Refused(String),
 }

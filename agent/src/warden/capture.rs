@@ -14,7 +14,7 @@ use std::{
 
 use agent_common::{COUNTER_NAMES, FlowRecord, LAYOUT, MARK_LISTENER, MARK_UPSTREAM, Mark, ProcessEntry, Settings};
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Btf, Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use super::{
     destinations::{Destinations, ProtectError},
+    features::{self, Found, Selection, State},
     pins::{self, Loaded},
     sys::{self, Plain},
 };
@@ -100,8 +101,13 @@ impl Capture {
         let v6 = map(&mut kernel, "PROTECTED6")?;
         let destinations = Destinations::new(v4, v6, targets)?;
 
-        let adopted = pins::attach(&mut kernel, &directory, cgroup)?;
-        let programs = pins::loaded(&kernel)?;
+        let Selection { programs, features } = features::select(&mut kernel, &types()?)?;
+        features::demand(&features)?;
+        for found in features.iter().filter(|found| found.state != State::Present) {
+            warn!(feature = found.name, lost = found.lost, "this kernel lacks something; `postern doctor` tells more");
+        }
+        let adopted = pins::attach(&mut kernel, &programs, &directory, cgroup)?;
+        let programs = pins::loaded(&kernel, &programs)?;
         for program in &programs {
             if !program.in_force(&directory, cgroup)? {
                 return Err(CaptureError::NotInForce(program.name));
@@ -207,6 +213,17 @@ impl Capture {
     }
 }
 
+/// What the kernel has, without putting anything in force: with maps of its own, that go with it.
+pub(super) fn features() -> Result<Vec<Found>, CaptureError> {
+    let mut kernel = EbpfLoader::new().load(OBJECT).map_err(Box::new)?;
+    features::select(&mut kernel, &types()?).map(|selection| selection.features)
+}
+
+/// The kernel's description of its types.
+fn types() -> Result<Btf, CaptureError> {
+    Btf::from_sys_fs().map_err(|error| CaptureError::Types(error.to_string()))
+}
+
 /// Takes a map out of the loaded object, as the type that it has to be.
 fn map<T>(kernel: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
 where
@@ -237,12 +254,22 @@ pub enum CaptureError {
     #[error("the kernel's type information cannot be read ({0}); Postern needs a kernel with BTF")]
     Types(String),
     /// A program cannot be loaded or attached.
-    #[error("the kernel program {name} cannot be put in force: {source} (Postern needs kernel 6.10 or later)")]
+    #[error("the kernel program {name} cannot be put in force: {source} (`postern doctor` tells what this kernel has)")]
     Program {
         /// Its name.
         name: &'static str,
         /// Why.
         source: Box<ProgramError>,
+    },
+    /// The kernel lacks something that there is no doing without.
+    #[error("this kernel lacks {name}, and takes nothing in its stead: {lost} ({why})")]
+    Feature {
+        /// Its name.
+        name: &'static str,
+        /// What would be lost.
+        lost: &'static str,
+        /// What the kernel said.
+        why: String,
     },
     /// A map cannot be read or written.
     #[error(transparent)]

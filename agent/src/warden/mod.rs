@@ -10,6 +10,7 @@ mod capture;
 mod child;
 mod client;
 mod destinations;
+mod features;
 mod flow;
 mod hash;
 mod host;

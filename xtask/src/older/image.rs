@@ -22,8 +22,10 @@ const PROGRAMS: &[&str] = &["bash", "ip", "tc", "ss"];
 /// Files of this host's configuration that the C library and ip read.
 const FILES: &[&str] = &["/etc/protocols", "/etc/services", "/etc/iproute2/rt_dsfield", "/etc/iproute2/rt_tables"];
 
-/// Modules that suites use, beside those that they depend on: interfaces, traffic control, socket diagnostics.
+/// Modules that suites use, beside those that these depend on: a disk of memory, interfaces, traffic control, socket
+/// diagnostics.
 const MODULES: &[&str] = &[
+    "loop",
     "veth",
     "dummy",
     "bridge",

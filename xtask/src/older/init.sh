@@ -13,7 +13,6 @@ mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf -o mode=700 bpf /sys/fs/bpf
@@ -25,6 +24,17 @@ for module in /modules/*; do
     insmod "$module" || echo "init: $module cannot be loaded"
 done
 hostname older
+
+# What runs is hashed only where it lies on a disk's file system, so the programs and /tmp lie on one, of memory.
+truncate -s 1G /disk
+mke2fs -q -F /disk
+mkdir /mnt
+mount -o loop /disk /mnt
+cp -a /opt/postern /mnt/postern
+mkdir -m 1777 /mnt/tmp
+mount --bind /mnt/postern /opt/postern
+mount --bind /mnt/tmp /tmp
+
 ip link set lo up
 ulimit -n 65536
 

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use super::{
     destinations::{Destinations, ProtectError},
     features::{self, Found, Selection, State},
+    host::HostError,
     pins::{self, Loaded},
     sys::{self, Plain},
 };
@@ -239,8 +240,8 @@ pub enum CaptureError {
     #[error("{0}: {1}")]
     Directory(PathBuf, #[source] io::Error),
     /// Something else lies among the pins.
-    #[error("{0} was left by another version of the agent; run `postern uninstall`, then start again")]
-    Foreign(PathBuf),
+    #[error(transparent)]
+    Foreign(#[from] HostError),
     /// A pinned map has another layout.
     #[error("the map {0} has another layout than this agent's; run `postern uninstall`, then start again")]
     Layout(PathBuf),

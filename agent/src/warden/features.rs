@@ -73,8 +73,8 @@ pub struct Found {
     pub since: &'static str,
     /// Whether it is there.
     pub state: State,
-    /// What is lost here for want of it.
-    pub lost: Option<&'static str>,
+    /// What is lost here for want of it; of one that is there, what would be.
+    pub lost: &'static str,
     /// What the kernel said to each program that needs it, or stands in for it.
     pub why: Option<String>,
     #[serde(skip)]
@@ -83,11 +83,7 @@ pub struct Found {
 
 impl Found {
     fn of(feature: &Feature, state: State, why: &str) -> Self {
-        let lost = match state {
-            State::Present => None,
-            State::Replaced => Some(feature.lost_with_stand_in),
-            State::Missing => Some(feature.lost),
-        };
+        let lost = if state == State::Replaced { feature.lost_with_stand_in } else { feature.lost };
         let why = (state != State::Present).then(|| why.to_owned());
         Self { name: feature.name, since: feature.since, state, lost, why, required: feature.required }
     }
@@ -136,7 +132,7 @@ pub(super) fn demand(features: &[Found]) -> Result<(), CaptureError> {
     match features.iter().find(|found| found.required && found.state == State::Missing) {
         Some(found) => Err(CaptureError::Feature {
             name: found.name,
-            lost: found.lost.unwrap_or_default(),
+            lost: found.lost,
             why: found.why.clone().unwrap_or_default(),
         }),
         None => Ok(()),
@@ -238,12 +234,12 @@ mod tests {
     #[test]
     fn a_feature_is_there_or_replaced_or_missing() {
         let found = trial(true, &[]);
-        assert_eq!((found.state, found.lost, found.why), (State::Present, None, None));
+        assert_eq!((found.state, found.lost, found.why), (State::Present, "much", None));
         let found = trial(false, &[true, true]);
-        assert_eq!((found.state, found.lost), (State::Replaced, Some("little")));
+        assert_eq!((found.state, found.lost), (State::Replaced, "little"));
         for stand_ins in [&[][..], &[false], &[true, false], &[false, true]] {
             let found = trial(false, stand_ins);
-            assert_eq!((found.state, found.lost), (State::Missing, Some("much")), "{stand_ins:?}");
+            assert_eq!((found.state, found.lost), (State::Missing, "much"), "{stand_ins:?}");
             assert!(found.why.as_deref().is_some_and(|why| why.starts_with("own: ")));
         }
     }

@@ -10,6 +10,7 @@ mod capture;
 mod child;
 mod client;
 mod destinations;
+mod examine;
 mod features;
 mod flow;
 mod hash;
@@ -48,6 +49,8 @@ pub use self::{
     access::AccessError,
     capture::CaptureError,
     client::{AskError, Handed, Warden},
+    examine::{Check, examine},
+    features::{Found as Feature, State as FeatureState},
     host::HostError,
     liveness::Liveness,
     pins::Removed,
@@ -79,6 +82,7 @@ pub enum ExitReason {
 pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError> {
     // Before threads exist, so that all of them inherit it.
     let signals = take_signals().map_err(WardenError::Signals)?;
+    host::check_kernel()?;
     host::check_namespaces()?;
     let user = host::agent_user(&config.agent.user)?;
     if spawn_proxy && user.uid.is_root() {

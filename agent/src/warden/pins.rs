@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 use super::{
     capture::CaptureError,
     features::{self, Need},
+    host::HostError,
     sys::{self, AttachType, Plain},
 };
 
@@ -124,7 +125,7 @@ pub(super) fn check(pins: &Path, directory: &Path) -> Result<(), CaptureError> {
     for entry in entries {
         let path = entry.map_err(|error| CaptureError::Directory(pins.into(), error))?.path();
         if path != directory {
-            return Err(CaptureError::Foreign(path));
+            return Err(HostError::Foreign(path).into());
         }
     }
     for expected in &MAPS {

@@ -12,10 +12,10 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::Serialize;
 
 use super::{
-    access,
+    access::{self, AccessError},
     capture::{self, CaptureError},
     features::{self, Found, State},
-    host::{self, HostError},
+    host::{self, AgentUser, HostError},
 };
 use crate::config::{Agent, Config};
 
@@ -65,8 +65,12 @@ pub fn examine(config: Option<&Config>) -> (Vec<Found>, Vec<Check>) {
     };
     if let Some(Config { agent, targets, .. }) = config {
         checks.push(Check::of("pins", pins(&agent.pin_dir)));
-        checks.push(Check::of("user", user(agent)));
-        checks.push(Check::of("policies", policies(agent)));
+        let user = user(agent);
+        if let Ok(user) = user {
+            checks.push(Check::of("policies", policies(agent, user)));
+        }
+        let shown = |user: AgentUser| format!("{} (uid {}, gid {})", agent.user, user.uid, user.gid);
+        checks.push(Check::of("user", user.map(shown)));
         for (name, path) in [("runtime_dir", &agent.runtime_dir), ("state_dir", &agent.state_dir)] {
             checks.push(Check::of(name, directory(path)));
         }
@@ -101,17 +105,17 @@ fn pins(path: &Path) -> Result<String, HostError> {
     }
 }
 
-fn user(agent: &Agent) -> Result<String, String> {
-    let user = host::agent_user(&agent.user).map_err(|error| error.to_string())?;
-    if user.uid.is_root() {
-        return Err("the proxy must not run as root; name a system user of its own in agent.user".into());
+fn user(agent: &Agent) -> Result<AgentUser, String> {
+    match host::agent_user(&agent.user) {
+        Ok(user) if user.uid.is_root() => {
+            Err("the proxy must not run as root; name a system user of its own in agent.user".into())
+        }
+        found => found.map_err(|error| error.to_string()),
     }
-    Ok(format!("{} (uid {}, gid {})", agent.user, user.uid, user.gid))
 }
 
-fn policies(agent: &Agent) -> Result<String, String> {
-    let user = host::agent_user(&agent.user).map_err(|error| error.to_string())?;
-    access::check_policies(&agent.policies, user).map_err(|error| error.to_string())?;
+fn policies(agent: &Agent, user: AgentUser) -> Result<String, AccessError> {
+    access::check_policies(&agent.policies, user)?;
     Ok(format!("{}: readable for {}", agent.policies.display(), agent.user))
 }
 

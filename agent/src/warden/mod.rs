@@ -10,6 +10,8 @@ mod capture;
 mod child;
 mod client;
 mod destinations;
+mod examine;
+mod features;
 mod flow;
 mod hash;
 mod host;
@@ -50,6 +52,8 @@ pub use self::{
     access::AccessError,
     capture::CaptureError,
     client::{AskError, Handed, Warden},
+    examine::{Check, examine},
+    features::{Found as Feature, State as FeatureState},
     host::HostError,
     liveness::Liveness,
     pins::Removed,
@@ -89,6 +93,7 @@ pub struct Spawn {
 pub fn run(config: &Config, proxy: Option<Spawn>) -> Result<ExitReason, WardenError> {
     // Before threads exist, so that all of them inherit it.
     let signals = take_signals().map_err(WardenError::Signals)?;
+    host::check_kernel()?;
     host::check_namespaces()?;
     let user = host::agent_user(&config.agent.user)?;
     if proxy.is_some() && user.uid.is_root() {

@@ -21,8 +21,11 @@ mod process;
 mod scope;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops},
-    programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, kprobe, kretprobe, sock_ops},
+    programs::{
+        BtfTracePointContext, ProbeContext, RetProbeContext, SkBuffContext, SockAddrContext, SockContext,
+        SockOpsContext, TcContext,
+    },
 };
 
 use crate::address::Asked;
@@ -97,6 +100,23 @@ pub fn interface(ctx: TcContext) -> i32 {
 #[btf_tracepoint(function = "sched_prepare_exec")]
 pub fn prepare_exec(_ctx: BtfTracePointContext) -> i32 {
     process::exec_begun();
+    0
+}
+
+/// The same before 6.10: an exec is about to pass that point.
+#[kprobe]
+pub fn begin_exec(_ctx: ProbeContext) -> u32 {
+    process::exec_begun();
+    0
+}
+
+/// The function in which an exec passes that point returns. If it has failed, the process is still what it was, or is killed
+/// before it returns from the kernel.
+#[kretprobe]
+pub fn fail_exec(ctx: RetProbeContext) -> u32 {
+    if ctx.ret::<i32>() != 0 {
+        process::exec_done();
+    }
     0
 }
 

@@ -41,7 +41,8 @@ pub fn exec_begun() {
     }
 }
 
-/// An exec of the current process has succeeded.
+/// An exec of the current process has succeeded, or has failed: what is known of the process from before is not relied on
+/// in either case.
 pub fn exec_done() {
     let (_, tgid) = current();
     if let Some(entry) = known(tgid) {

@@ -29,6 +29,9 @@ use nix::{
 /// More than the accept queue of the proxy's listener holds.
 const FILL: usize = 4400;
 
+/// A capability that nothing here needs.
+const CAP_SYS_TIME: u32 = 25;
+
 /// The binary that runs.
 pub fn binary() -> PathBuf {
     std::fs::read_link("/proc/self/exe").expect("a path")
@@ -126,6 +129,7 @@ pub fn run() -> ExitCode {
             ("exec", _) => Err(exec(&binary())),
             ("exec-in-thread", _) => Err(std::thread::spawn(|| exec(&binary())).join().expect("not reached")),
             ("mount-and-exec", _) => mount_and_exec(argument),
+            ("exec-without-capability", _) => exec_without_capability(argument.as_ref()),
             _ => panic!("unknown: {line}"),
         };
         match answer {
@@ -237,6 +241,23 @@ fn mount_and_exec(argument: &str) -> io::Result<String> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     mount(Some(over), at, none, MsFlags::MS_BIND, none)?;
     Err(exec(at.as_ref()))
+}
+
+/// Executes a file that asks for a capability which this process gives up for ever, as few programs go on after.
+fn exec_without_capability(file: &Path) -> io::Result<String> {
+    // `struct vfs_cap_data`, revision 2 and "effective": permitted and inheritable, lower and upper half.
+    let mut asked = [0_u8; 20];
+    asked[..4].copy_from_slice(&0x0200_0001_u32.to_le_bytes());
+    asked[4..8].copy_from_slice(&(1_u32 << CAP_SYS_TIME).to_le_bytes());
+    let path = CString::new(file.as_os_str().as_encoded_bytes()).expect("a path");
+    let name = c"security.capability";
+    // SAFETY: both names end with a zero byte, and the value is as long as we say.
+    let set = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), asked.as_ptr().cast(), asked.len(), 0) };
+    // SAFETY: no memory is involved.
+    if set != 0 || unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_TIME, 0, 0, 0) } != 0 {
+        panic!("{}", io::Error::last_os_error());
+    }
+    Err(exec(file))
 }
 
 /// Executes a copy of this binary as a client, with all descriptors.

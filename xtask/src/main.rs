@@ -1,6 +1,7 @@
 //! `cargo xtask …`: what a developer of Postern, and its continuous integration, run.
 
 mod build;
+mod older;
 mod run;
 mod setup;
 mod suites;
@@ -43,9 +44,12 @@ enum Task {
     Test {
         /// Names of suites; all if none is given.
         suites: Vec<String>,
-        /// At full size instead of the everyday one.
+        /// At full size instead of the everyday one; without any suite named also on all older kernels.
         #[arg(long)]
         all: bool,
+        /// On this kernel instead of the running one, in software emulation. Can be repeated.
+        #[arg(long = "kernel", value_enum, value_name = "RELEASE")]
+        kernels: Vec<older::Release>,
     },
     /// Measures against direct connections and against haproxy. Needs root.
     Bench {
@@ -86,7 +90,7 @@ fn dispatch(task: Task) -> run::Outcome<ExitCode> {
             demo.args(keep.then_some("--keep")).args(without_agent.then_some("--without-agent"));
             run::program(&mut demo)
         }
-        Task::Test { suites, all } => test::test(&suites, all),
+        Task::Test { suites, all, kernels } => test::test(&suites, all, &kernels),
         Task::Bench { names, json } => {
             build::kernel_side()?;
             build::agent(true)?;

@@ -61,7 +61,10 @@ const TOOLS: &str = "/var/cache/postern-xtask";
 const TOOLS_VARIABLE: &str = "POSTERN_TOOLS";
 
 /// Where what is not a package is installed, for all checkouts.
-fn tools() -> Outcome<PathBuf> {
+///
+/// # Errors
+/// [`TOOLS_VARIABLE`] is empty.
+pub fn tools() -> Outcome<PathBuf> {
     let dir = std::env::var_os(TOOLS_VARIABLE).unwrap_or_else(|| TOOLS.into());
     std::path::absolute(&dir).map_err(|error| format!("{TOOLS_VARIABLE}: {error}"))
 }
@@ -201,7 +204,10 @@ impl Missing {
 }
 
 /// Waits until no other setup is changing anything; until the file is closed none begins.
-fn lock() -> Outcome<File> {
+///
+/// # Errors
+/// The directory of tools cannot be written to.
+pub fn lock() -> Outcome<File> {
     let dir = tools()?;
     let open = || {
         fs::create_dir_all(&dir)?;
@@ -222,11 +228,16 @@ fn lock() -> Outcome<File> {
     Ok(file)
 }
 
-fn step(what: &str) {
+/// Tells what is being done.
+pub fn step(what: &str) {
     eprintln!("setup: {what}");
 }
 
-fn missing_packages<'a>(wanted: &[&'a str]) -> Outcome<Vec<&'a str>> {
+/// Which of these packages are not installed.
+///
+/// # Errors
+/// The package database cannot be asked.
+pub fn missing_packages<'a>(wanted: &[&'a str]) -> Outcome<Vec<&'a str>> {
     if !Path::new("/usr/bin/dpkg-query").exists() {
         // Another distribution: its packages have other names, so the builds themselves say what they miss.
         return Ok(Vec::new());
@@ -242,7 +253,11 @@ fn missing_packages<'a>(wanted: &[&'a str]) -> Outcome<Vec<&'a str>> {
     Ok(wanted.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
-fn install_packages(missing: &[&str]) -> Outcome {
+/// Installs packages.
+///
+/// # Errors
+/// This is not root, or a package cannot be installed.
+pub fn install_packages(missing: &[&str]) -> Outcome {
     let list = missing.join(" ");
     if !Uid::effective().is_root() {
         return Err(format!("packages are missing, and installing them needs root: apt-get install {list}"));

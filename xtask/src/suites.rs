@@ -11,6 +11,14 @@ pub struct Suite {
     pub full: usize,
 }
 
+impl Suite {
+    /// The fewest cases that it may pass at its full or everyday size.
+    #[must_use]
+    pub fn least(&self, full: bool) -> usize {
+        if full { self.full } else { self.everyday }
+    }
+}
+
 /// The library tests of the workspace's crates.
 pub const UNIT: &str = "unit";
 
@@ -35,3 +43,8 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "noninterference", everyday: 110, full: 110 },
     Suite { name: "malformed", everyday: 430, full: 430 },
 ];
+
+/// Those of them that also run on the older kernels (`--kernel`), where a suite has no host but the kernel, the agent and a few
+/// programs: no servers, no Python.
+pub const OLDER: &[Suite] =
+    &[Suite { name: "kernel", everyday: 24, full: 24 }, Suite { name: "doctor", everyday: 13, full: 13 }];

@@ -1,13 +1,19 @@
 //! Running suites. *Invariant:* a suite that ends without its closing line, or below its declared size, has failed.
 
-use std::{process::Command, process::ExitCode, time::Instant};
+use std::{
+    fmt::Display,
+    path::Path,
+    process::{Command, ExitCode},
+    time::Instant,
+};
 
 use nix::unistd::Uid;
 
 use crate::{
     build::{self, Built, What},
+    older::{self, Program, Release, Said},
     run::{self, Outcome},
-    suites::{SUITES, Suite, UNIT},
+    suites::{OLDER, SUITES, Suite, UNIT},
     tidy,
 };
 
@@ -17,45 +23,47 @@ const FULL: &str = "POSTERN_TEST_FULL";
 /// Crates whose library tests make up the suite `unit`.
 const UNIT_PACKAGES: &[&str] = &["agent", "agent-common", "xtask"];
 
-/// Runs the named suites; without names all of them and the checks.
+/// Runs the named suites, on the running kernel or on these; without names all of them, and on the running kernel the checks.
 ///
 /// # Errors
 /// The process is not root, a name is unknown, or the build failed.
-pub fn test(names: &[String], all: bool) -> Outcome<ExitCode> {
+pub fn test(names: &[String], all: bool, kernels: &[Release]) -> Outcome<ExitCode> {
     if !Uid::effective().is_root() {
         return Err("the tests need root: they load kernel programs and start processes as other users".into());
     }
-    let wanted = select(names)?;
+    let whole = names.is_empty() && kernels.is_empty();
+    let here = if kernels.is_empty() { select(names, SUITES)? } else { Vec::new() };
+    let kernels = if whole && all { &Release::ALL[..] } else { kernels };
+    let older = if kernels.is_empty() { Vec::new() } else { select(names, OLDER)? };
+    older::setup(kernels)?;
     build::kernel_side()?;
     let built = build::workspace(What::All)?;
     let mut rows = Vec::new();
-    if names.is_empty() {
+    if whole {
         rows.push(row("checks", 4, |_| checks())?);
     }
-    for suite in wanted {
-        let least = if all { suite.full } else { suite.everyday };
-        rows.push(row(
-            suite.name,
-            least,
-            |name| if name == UNIT { unit(&built, all) } else { folder(&built, name, all) },
-        )?);
+    for suite in here {
+        rows.push(row(suite.name, suite.least(all), |name| {
+            if name == UNIT { unit(&built, all) } else { folder(&built, name, all) }
+        })?);
+    }
+    for kernel in kernels {
+        rows.extend(on_older(*kernel, &older, &built, all)?);
     }
     Ok(report(&rows))
 }
 
-fn select(names: &[String]) -> Outcome<Vec<Suite>> {
+fn select(names: &[String], table: &[Suite]) -> Outcome<Vec<Suite>> {
     if names.is_empty() {
-        return Ok(SUITES.to_vec());
+        return Ok(table.to_vec());
     }
-    names
-        .iter()
-        .map(|name| {
-            SUITES.iter().find(|suite| suite.name == name).copied().ok_or_else(|| {
-                let known: Vec<_> = SUITES.iter().map(|suite| suite.name).collect();
-                format!("there is no suite {name}; there are: {}", known.join(", "))
-            })
+    let one = |name: &String| {
+        table.iter().find(|suite| suite.name == name).copied().ok_or_else(|| {
+            let known: Vec<_> = table.iter().map(|suite| suite.name).collect();
+            format!("there is no suite {name}; there are: {}", known.join(", "))
         })
-        .collect()
+    };
+    names.iter().map(one).collect()
 }
 
 /// How many cases of a suite passed, failed and were skipped.
@@ -67,7 +75,7 @@ struct Count {
 }
 
 struct Row {
-    name: &'static str,
+    name: String,
     count: Count,
     least: usize,
     seconds: u64,
@@ -75,12 +83,12 @@ struct Row {
     fault: Option<String>,
 }
 
-fn row(name: &'static str, least: usize, body: impl FnOnce(&str) -> Outcome<(Count, Option<String>)>) -> Outcome<Row> {
+fn row(name: &str, least: usize, body: impl FnOnce(&str) -> Outcome<(Count, Option<String>)>) -> Outcome<Row> {
     println!("\n=== {name}");
     let start = Instant::now();
     let (count, fault) = body(name)?;
     let fault = fault.or_else(|| verdict(count, least));
-    Ok(Row { name, count, least, seconds: start.elapsed().as_secs(), fault })
+    Ok(Row { name: name.into(), count, least, seconds: start.elapsed().as_secs(), fault })
 }
 
 fn verdict(count: Count, least: usize) -> Option<String> {
@@ -139,23 +147,70 @@ fn unit(built: &Built, all: bool) -> Outcome<(Count, Option<String>)> {
 }
 
 fn folder(built: &Built, name: &str, all: bool) -> Outcome<(Count, Option<String>)> {
-    let file = built.tests.iter().find(|(package, target, _)| package == "agent-tests" && target == name);
-    let Some((.., file)) = file else { return Err(format!("tests/Cargo.toml has no test {name}")) };
     let mut last = None;
-    let mut command = Command::new(file);
+    let mut command = Command::new(test_program(built, name)?);
     let status = run::lines(sized(&mut command, all).current_dir(run::root().join("tests")), |line| {
         println!("{line}");
         if !line.trim().is_empty() {
             last = closing_line(line);
         }
     })?;
-    let count = last.unwrap_or_default();
+    Ok(outcome(last, status.success(), &status))
+}
+
+fn test_program<'a>(built: &'a Built, name: &str) -> Outcome<&'a Path> {
+    let file = built.tests.iter().find(|(package, target, _)| package == "agent-tests" && target == name);
+    file.map(|(.., file)| file.as_path()).ok_or_else(|| format!("tests/Cargo.toml has no test {name}"))
+}
+
+/// What became of a suite that has ended, by the closing line that it ended with, if any.
+fn outcome(last: Option<Count>, success: bool, status: &impl Display) -> (Count, Option<String>) {
     let fault = match last {
         None => Some(format!("it ended without its closing line: {status}")),
-        Some(count) if count.failed == 0 && !status.success() => Some(format!("it ended with {status}")),
+        Some(count) if count.failed == 0 && !success => Some(format!("it ended with {status}")),
         Some(_) => None,
     };
-    Ok((count, fault))
+    (last.unwrap_or_default(), fault)
+}
+
+/// Suites on an older kernel. One that the machine did not get to has failed.
+fn on_older(kernel: Release, suites: &[Suite], built: &Built, all: bool) -> Outcome<Vec<Row>> {
+    println!("\n=== kernel {kernel}");
+    let program = |suite: &Suite| Ok(Program { name: suite.name, file: test_program(built, suite.name)?.into() });
+    let programs = suites.iter().map(program).collect::<Outcome<Vec<_>>>()?;
+    let mut rows: Vec<Row> = Vec::new();
+    let (mut start, mut last) = (Instant::now(), None);
+    let ran = older::run(kernel, &built.program("postern")?, &programs, all.then_some(FULL), |said| match said {
+        Said::Begins(name) => {
+            println!("--- {name} on {kernel}");
+            (start, last) = (Instant::now(), None);
+        }
+        Said::Line(line) => {
+            println!("{line}");
+            if !line.trim().is_empty() {
+                last = closing_line(line);
+            }
+        }
+        Said::Ends(name, status) => {
+            let least = suites.iter().find(|suite| suite.name == name).map_or(0, |suite| suite.least(all));
+            let (count, fault) = outcome(last, status == 0, &format!("exit code {status}"));
+            let fault = fault.or_else(|| verdict(count, least));
+            let seconds = start.elapsed().as_secs();
+            rows.push(Row { name: format!("{name} on {kernel}"), count, least, seconds, fault });
+        }
+    });
+    if let Err(why) = ran {
+        println!("{why}");
+        let lost = suites[rows.len().min(suites.len())..].iter().map(|suite| Row {
+            name: format!("{} on {kernel}", suite.name),
+            count: Count::default(),
+            least: suite.least(all),
+            seconds: start.elapsed().as_secs(),
+            fault: Some("the machine did not get to its end".into()),
+        });
+        rows.extend(lost.collect::<Vec<_>>());
+    }
+    Ok(rows)
 }
 
 fn sized(command: &mut Command, all: bool) -> &mut Command {
@@ -225,7 +280,9 @@ mod tests {
 
     #[test]
     fn an_unknown_suite_is_refused_by_name() {
-        assert!(select(&["nonsense".into()]).is_err_and(|error| error.contains("nonsense") && error.contains(UNIT)));
-        assert_eq!(select(&[]).map(|suites| suites.len()), Ok(SUITES.len()));
+        let nonsense = select(&["nonsense".into()], SUITES);
+        assert!(nonsense.is_err_and(|error| error.contains("nonsense") && error.contains(UNIT)));
+        assert_eq!(select(&[], SUITES).map(|suites| suites.len()), Ok(SUITES.len()));
+        assert!(select(&[UNIT.into()], OLDER).is_err());
     }
 }

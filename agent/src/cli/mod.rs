@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod completions;
 mod daemon;
+mod doctor;
 mod failure;
 mod logging;
 mod man;
@@ -39,6 +40,7 @@ pub const CONFIG: &str = "/etc/postern/postern.toml";
                   to the process that opened it, decided by policy, masked and recorded.",
     after_help = "Examples:\n  \
                   postern check                      is the configuration right?\n  \
+                  postern doctor                     is this host right for it?\n  \
                   postern run                        enforce it, in this terminal\n  \
                   postern status                     is it enforced?\n  \
                   postern sessions list --since 1h   who did something in the last hour?\n  \
@@ -108,6 +110,15 @@ enum Ask {
                             Exit code 0: the agent would start with it; 2: it would not. Warnings are of what is \
                             allowed and has no effect, such as a policy for a role that nobody has.")]
     Check,
+    /// Tell what this kernel has and lacks, and what of this host is in the way.
+    #[command(after_help = "Examples:\n  \
+                            postern doctor\n  \
+                            postern doctor --json | jq '.features[] | {name, state, lost}'\n\n\
+                            It needs root, loads the programs to see whether the kernel takes them, and puts none in \
+                            force. Features that only some kernels have are listed with what is lost without them.\n\n\
+                            Exit code 0: nothing is missing; 1: something is, and the agent would not start or not \
+                            cover everything.")]
+    Doctor,
     /// Tell how the agent, its targets and its log are.
     #[command(after_help = "Examples:\n  \
                             postern status\n  \
@@ -192,6 +203,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let out = &mut Out::new();
     match command {
         Ask::Check => check::run(&global, out),
+        Ask::Doctor => doctor::run(&global, out),
         Ask::Status => status::run(&global, out),
         Ask::Selftest => selftest::run(&global, out),
         Ask::Attempts(options) => selftest::attempt(&options, out),

@@ -17,7 +17,7 @@ use agent_common::{
     ProcessEntry, Settings, scope::EVERYWHERE,
 };
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Btf, Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
@@ -28,6 +28,8 @@ use tracing::{info, warn};
 
 use super::{
     destinations::{Destinations, ProtectError},
+    features::{self, Found, Selection, State},
+    host::HostError,
     interfaces::Interfaces,
     pins::{self, Loaded},
     scope::{self, Scope, ScopeError},
@@ -47,7 +49,8 @@ pub(super) struct Capture {
     marks: Mutex<SkStorage<MapData, Mark>>,
     destinations: Mutex<Destinations>,
     programs: Vec<Loaded>,
-    interfaces: Arc<Interfaces>,
+    /// `None` where the kernel has no links to interfaces.
+    interfaces: Option<Arc<Interfaces>>,
     scope: Scope,
     cgroup: OwnedFd,
     directory: PathBuf,
@@ -122,10 +125,18 @@ impl Capture {
         }
         settings.set(0, Plain(closed), 0)?;
 
-        let adopted = pins::attach(&mut kernel, &directory, cgroup)?;
-        let interfaces =
-            Interfaces::start(pins::descriptor(&kernel, "interface")?, &directory).map_err(CaptureError::Interfaces)?;
-        let programs = pins::loaded(&kernel)?;
+        let Selection { programs, features } = features::select(&mut kernel, &types()?)?;
+        features::demand(&features)?;
+        for found in features.iter().filter(|found| found.state != State::Present) {
+            warn!(feature = found.name, lost = found.lost, "this kernel lacks something; `postern doctor` tells more");
+        }
+        let adopted = pins::attach(&mut kernel, &programs, &directory, cgroup)?;
+        let programs = pins::loaded(&kernel, &programs)?;
+        let interfaces = match programs.iter().any(|program| program.is_interface()) {
+            true => Some(Interfaces::start(pins::descriptor(&kernel, "interface")?, &directory)),
+            false => None,
+        };
+        let interfaces = interfaces.transpose().map_err(CaptureError::Interfaces)?;
         for program in &programs {
             if !program.in_force(&directory, cgroup)? {
                 return Err(CaptureError::NotInForce(program.name));
@@ -256,7 +267,8 @@ impl Capture {
     pub(super) fn missing(&self) -> Vec<String> {
         let missing = |program: &&Loaded| !program.in_force(&self.directory, self.cgroup.as_fd()).unwrap_or(false);
         let programs = self.programs.iter().filter(missing).map(|program| program.name.to_owned());
-        let interfaces = self.interfaces.missing().unwrap_or_else(|error| vec![format!("interfaces: {error}")]);
+        let interfaces = self.interfaces.as_ref().map_or(Ok(Vec::new()), |interfaces| interfaces.missing());
+        let interfaces = interfaces.unwrap_or_else(|error| vec![format!("interfaces: {error}")]);
         programs.chain(interfaces).collect()
     }
 
@@ -281,6 +293,17 @@ fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
     everywhere.into_iter().try_for_each(|netns| forget(listeners, netns))
 }
 
+/// What the kernel has, without putting anything in force: with maps of its own, that go with it.
+pub(super) fn features() -> Result<Vec<Found>, CaptureError> {
+    let mut kernel = EbpfLoader::new().load(OBJECT).map_err(Box::new)?;
+    features::select(&mut kernel, &types()?).map(|selection| selection.features)
+}
+
+/// The kernel's description of its types.
+fn types() -> Result<Btf, CaptureError> {
+    Btf::from_sys_fs().map_err(|error| CaptureError::Types(error.to_string()))
+}
+
 /// Takes a map out of the loaded object, as the type that it has to be.
 fn map<T>(kernel: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
 where
@@ -296,8 +319,8 @@ pub enum CaptureError {
     #[error("{0}: {1}")]
     Directory(PathBuf, #[source] io::Error),
     /// Something else lies among the pins.
-    #[error("{0} was left by another version of the agent; run `postern uninstall`, then start again")]
-    Foreign(PathBuf),
+    #[error(transparent)]
+    Foreign(#[from] HostError),
     /// A pinned map has another layout.
     #[error("the map {0} has another layout than this agent's; run `postern uninstall`, then start again")]
     Layout(PathBuf),
@@ -314,7 +337,7 @@ pub enum CaptureError {
     #[error("the interfaces of the host cannot be guarded: {0}")]
     Interfaces(#[source] io::Error),
     /// A program cannot be loaded or attached.
-    #[error("the kernel program {name} cannot be put in force: {source} (Postern needs kernel 6.10 or later)")]
+    #[error("the kernel program {name} cannot be put in force: {source} (`postern doctor` tells what this kernel has)")]
     Program {
         /// Its name.
         name: &'static str,
@@ -324,6 +347,16 @@ pub enum CaptureError {
     /// Who is in scope cannot be established.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// The kernel lacks something that there is no doing without.
+    #[error("this kernel lacks {name}, and takes nothing in its stead: {lost} ({why})")]
+    Feature {
+        /// Its name.
+        name: &'static str,
+        /// What would be lost.
+        lost: &'static str,
+        /// What the kernel said.
+        why: String,
+    },
     /// A map cannot be read or written.
     #[error(transparent)]
     Map(#[from] MapError),

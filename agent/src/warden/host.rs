@@ -32,6 +32,24 @@ const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
 /// Where a BPF file system is mounted by convention.
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
+/// The oldest kernel that the programs are tested on, and the first on which a program can say with which error it refuses.
+const FLOOR: (u32, u32) = (6, 1);
+
+/// The kernel's release. One that is too old is refused by number, before it refuses a program with words that tell nobody
+/// why; what a newer one has is found by trial.
+pub(super) fn check_kernel() -> Result<String, HostError> {
+    let path = PathBuf::from("/proc/sys/kernel/osrelease");
+    let release = fs::read_to_string(&path).map_err(|error| HostError::Path(path, error))?;
+    let release = release.trim().to_owned();
+    if is_too_old(&release) { Err(HostError::Kernel { release, major: FLOOR.0, minor: FLOOR.1 }) } else { Ok(release) }
+}
+
+/// A release that does not begin with two numbers is left to the trial.
+fn is_too_old(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < FLOOR)
+}
+
 /// Refuses to run where process ids, or cgroup paths, are not the host's.
 pub(super) fn check_namespaces() -> Result<(), HostError> {
     for (kind, initial) in [("pid", INITIAL_PID_NAMESPACE), ("cgroup", INITIAL_CGROUP_NAMESPACE)] {
@@ -97,6 +115,11 @@ fn on_bpf_file_system(path: &Path) -> Result<bool, HostError> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
     let found = statfs(existing).map_err(|error| HostError::Path(existing.into(), error.into()))?;
     Ok(found.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Whether pins lie at `path`, or will once [`bpf_file_system`] has mounted what is missing.
+pub(super) fn may_lie_on_bpf_file_system(path: &Path) -> Result<bool, HostError> {
+    Ok(on_bpf_file_system(path)? || path.starts_with(BPF_FILE_SYSTEM))
 }
 
 /// Whether pins can lie at `path` at all: something else there must not be removed.
@@ -184,6 +207,16 @@ fn directory(path: &Path, owner: Uid, group: Gid, mode: u32) -> Result<(), HostE
 /// The host is not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
+    /// A kernel that is too old.
+    #[error("this is Linux {release}, and Postern needs {major}.{minor} or later; start a newer kernel, and try again")]
+    Kernel {
+        /// Its release.
+        release: String,
+        /// The oldest that will do.
+        major: u32,
+        /// The same.
+        minor: u32,
+    },
     /// A namespace that is not the host's.
     #[error("not in the host's {0} namespace; run Postern on the host itself, not in a container")]
     Namespace(&'static str),
@@ -199,6 +232,9 @@ pub enum HostError {
     /// Pins would not be in a BPF file system.
     #[error("{0} is not in a BPF file system; agent.pin_dir must lie below {BPF_FILE_SYSTEM}")]
     NotBpf(PathBuf),
+    /// Something else lies among the pins.
+    #[error("{0} was left by another version of the agent; run `postern uninstall`, then start again")]
+    Foreign(PathBuf),
     /// Another warden holds the pins.
     #[error("an agent is running with the pins in {0}; stop it first")]
     Running(PathBuf),
@@ -225,6 +261,16 @@ mod tests {
         assert_eq!(user("3999999999"), Some((3_999_999_999, 3_999_999_999)));
         assert_eq!(user("4294967295"), None);
         assert_eq!(user("no such user"), None);
+    }
+
+    #[test]
+    fn a_kernel_below_the_floor_is_refused_and_one_with_a_strange_name_tried() {
+        for old in ["5.15.0-91-generic", "6.0.19", "4.18.0-553.el8.x86_64", "6.0"] {
+            assert!(is_too_old(old), "{old}");
+        }
+        for not in ["6.1.0-56-cloud-amd64", "6.12.117+deb12-cloud-amd64", "6.10", "7.0.0-rc1", "rolling", "6", ""] {
+            assert!(!is_too_old(not), "{not}");
+        }
     }
 
     #[test]

@@ -18,10 +18,10 @@ use nix::{
 };
 use tracing::{debug, warn};
 
-use super::sys;
+use super::{pins::LINK, sys};
 
-/// Beginning of a pin's name; the interface's index follows.
-pub(super) const PIN: &str = "link_interface_";
+/// Beginning of a link's name; the interface's index follows.
+pub(super) const INTERFACE: &str = "interface_";
 
 /// Group of messages about interfaces: `RTMGRP_LINK`.
 const LINKS: u32 = 1;
@@ -86,9 +86,8 @@ impl Interfaces {
         }
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
-            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PIN.as_bytes()))
-                && !pins.contains(&path)
-            {
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(LINK));
+            if name.is_some_and(|name| name.starts_with(INTERFACE)) && !pins.contains(&path) {
                 fs::remove_file(path)?;
             }
         }
@@ -109,6 +108,6 @@ impl Interfaces {
     }
 
     fn pin(&self, index: u32) -> PathBuf {
-        self.directory.join(format!("{PIN}{index}"))
+        self.directory.join(format!("{LINK}{INTERFACE}{index}"))
     }
 }

@@ -11,6 +11,8 @@ mod child;
 mod client;
 mod destinations;
 mod diag;
+mod examine;
+mod features;
 mod flow;
 mod hash;
 mod host;
@@ -56,6 +58,8 @@ pub use self::{
     access::AccessError,
     capture::CaptureError,
     client::{AskError, Handed, Tidings, Warden},
+    examine::{Check, examine},
+    features::{Found as Feature, State as FeatureState},
     host::HostError,
     liveness::Liveness,
     pins::Removed,
@@ -95,6 +99,7 @@ pub struct Spawn {
 pub fn run(config: &Config, proxy: Option<Spawn>) -> Result<ExitReason, WardenError> {
     // Before threads exist, so that all of them inherit it.
     let signals = take_signals().map_err(WardenError::Signals)?;
+    host::check_kernel()?;
     host::check_namespaces()?;
     let user = host::agent_user(&config.agent.user)?;
     if proxy.is_some() && user.uid.is_root() {

@@ -15,7 +15,7 @@ use agent_common::{
     MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya::{
-    Btf, Ebpf,
+    Ebpf,
     maps::{MapInfo, MapType, lpm_trie::Key},
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
@@ -26,34 +26,60 @@ use tracing::{debug, warn};
 
 use super::{
     capture::CaptureError,
+    features::{self, Need},
+    host::HostError,
+    interfaces::INTERFACE,
     sys::{self, AttachType, Plain},
 };
+
+/// How names of pinned links begin.
+pub(super) const LINK: &str = "link_";
 
 /// Where a program goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hook {
     Cgroup(AttachType),
     Tracepoint(&'static str),
+    /// The beginning or the end of a function of the kernel, as the program itself says.
+    Probe(&'static str),
     /// Every interface: see [`super::interfaces`].
     Interfaces,
 }
 
+/// A program of the kernel side.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub name: &'static str,
+    pub hook: Hook,
+    pub need: Need,
+}
+
+const fn row(name: &'static str, hook: Hook, need: Need) -> Row {
+    Row { name, hook, need }
+}
+
+const fn cgroup(name: &'static str, attach_type: AttachType) -> Row {
+    row(name, Hook::Cgroup(attach_type), Need::Always)
+}
+
 /// Programs and their hooks, in the order in which they are attached: whoever connects is watched first.
-pub(super) const PROGRAMS: [(&str, Hook); 14] = [
-    ("prepare_exec", Hook::Tracepoint("sched_prepare_exec")),
-    ("process_exec", Hook::Tracepoint("sched_process_exec")),
-    ("process_exit", Hook::Tracepoint("sched_process_exit")),
-    ("handover", Hook::Cgroup(AttachType::SockOps)),
-    ("release", Hook::Cgroup(AttachType::SockRelease)),
-    ("getpeername4", Hook::Cgroup(AttachType::GetPeerName4)),
-    ("getpeername6", Hook::Cgroup(AttachType::GetPeerName6)),
-    ("sendmsg4", Hook::Cgroup(AttachType::SendMsg4)),
-    ("sendmsg6", Hook::Cgroup(AttachType::SendMsg6)),
-    ("create", Hook::Cgroup(AttachType::SockCreate)),
-    ("connect4", Hook::Cgroup(AttachType::Connect4)),
-    ("connect6", Hook::Cgroup(AttachType::Connect6)),
-    ("egress", Hook::Cgroup(AttachType::Egress)),
-    ("interface", Hook::Interfaces),
+pub(super) static PROGRAMS: [Row; 16] = [
+    row("prepare_exec", Hook::Tracepoint("sched_prepare_exec"), Need::With(&features::PREPARE_EXEC)),
+    row("begin_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
+    row("fail_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
+    row("process_exec", Hook::Tracepoint("sched_process_exec"), Need::Always),
+    row("process_exit", Hook::Tracepoint("sched_process_exit"), Need::Always),
+    cgroup("handover", AttachType::SockOps),
+    cgroup("release", AttachType::SockRelease),
+    cgroup("getpeername4", AttachType::GetPeerName4),
+    cgroup("getpeername6", AttachType::GetPeerName6),
+    cgroup("sendmsg4", AttachType::SendMsg4),
+    cgroup("sendmsg6", AttachType::SendMsg6),
+    cgroup("create", AttachType::SockCreate),
+    cgroup("connect4", AttachType::Connect4),
+    cgroup("connect6", AttachType::Connect6),
+    cgroup("egress", AttachType::Egress),
+    row("interface", Hook::Interfaces, Need::With(&features::TCX)),
 ];
 
 /// A map as it must be.
@@ -110,7 +136,7 @@ pub(super) fn check(pins: &Path, directory: &Path) -> Result<(), CaptureError> {
     for entry in entries {
         let path = entry.map_err(|error| CaptureError::Directory(pins.into(), error))?.path();
         if path != directory {
-            return Err(CaptureError::Foreign(path));
+            return Err(HostError::Foreign(path).into());
         }
     }
     for expected in &MAPS {
@@ -130,18 +156,21 @@ pub(super) fn check(pins: &Path, directory: &Path) -> Result<(), CaptureError> {
     Ok(())
 }
 
-/// Loads every program and puts it in force. Returns how many took an older one's place.
-pub(super) fn attach(kernel: &mut Ebpf, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<usize, CaptureError> {
-    let types = Btf::from_sys_fs().map_err(|error| CaptureError::Types(error.to_string()))?;
+/// Puts loaded programs in force. Returns how many took an older one's place.
+pub(super) fn attach(
+    kernel: &mut Ebpf,
+    programs: &[&'static Row],
+    directory: &Path,
+    cgroup: BorrowedFd<'_>,
+) -> Result<usize, CaptureError> {
     let mut adopted = 0;
-    for (name, hook) in PROGRAMS {
+    for Row { name, hook, .. } in programs.iter().copied() {
         let failed = |source| CaptureError::Program { name, source: Box::new(source) };
         let program = kernel.program_mut(name).ok_or(CaptureError::Missing(name))?;
-        load(program, hook, &types).map_err(failed)?;
         if matches!(hook, Hook::Interfaces) {
             continue;
         }
-        let pin = directory.join(format!("link_{name}"));
+        let pin = directory.join(format!("{LINK}{name}"));
         let present = pin.exists();
         adopted += usize::from(present);
         if present && matches!(hook, Hook::Cgroup(_)) {
@@ -154,9 +183,9 @@ pub(super) fn attach(kernel: &mut Ebpf, directory: &Path, cgroup: BorrowedFd<'_>
             }
         }
         // Attached beside its predecessor, which goes when the new pin takes the place of the old one.
-        let link = attach_program(program, cgroup).map_err(failed)?;
+        let link = attach_program(program, *hook, cgroup).map_err(failed)?;
         // A BPF file system has no names with dots.
-        let fresh = directory.join(format!("link_{name}_new"));
+        let fresh = directory.join(format!("{LINK}{name}_new"));
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CaptureError::Pin(fresh, error)),
             _ => {}
@@ -165,23 +194,29 @@ pub(super) fn attach(kernel: &mut Ebpf, directory: &Path, cgroup: BorrowedFd<'_>
         fs::rename(&fresh, &pin).map_err(|error| CaptureError::Pin(pin, error))?;
         debug!(name, "attached");
     }
+    retire(programs, directory)?;
     Ok(adopted)
 }
 
-fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramError> {
-    match (program, hook) {
-        (Program::CgroupSockAddr(program), _) => program.load(),
-        (Program::CgroupSock(program), _) => program.load(),
-        (Program::CgroupSkb(program), _) => program.load(),
-        (Program::SockOps(program), _) => program.load(),
-        (Program::SchedClassifier(program), _) => program.load(),
-        (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, types),
-        _ => Err(ProgramError::UnexpectedProgramType),
+/// Removes links of programs that an earlier agent needed and this one does not, once all others are in force.
+fn retire(programs: &[&'static Row], directory: &Path) -> Result<(), CaptureError> {
+    for pin in children(directory)?.into_iter().filter(|path| is_link(path)) {
+        let name = pin.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(LINK));
+        let on_interface = name.is_some_and(|name| name.starts_with(INTERFACE));
+        let needed = programs.iter().any(|program| match program.hook {
+            Hook::Interfaces => on_interface,
+            _ => Some(program.name) == name,
+        });
+        if !needed {
+            warn!(pin = %pin.display(), "the link of a program that is not needed any more is removed");
+            fs::remove_file(&pin).map_err(|error| CaptureError::Pin(pin, error))?;
+        }
     }
+    Ok(())
 }
 
 /// Attaches a loaded program for as long as the returned link lives.
-fn attach_program(program: &mut Program, cgroup: BorrowedFd<'_>) -> Result<FdLink, ProgramError> {
+fn attach_program(program: &mut Program, hook: Hook, cgroup: BorrowedFd<'_>) -> Result<FdLink, ProgramError> {
     // A link takes its place among other programs of the cgroup in any mode; the kernel refuses the flag for it.
     let mode = CgroupAttachMode::Single;
     let link = match program {
@@ -205,6 +240,11 @@ fn attach_program(program: &mut Program, cgroup: BorrowedFd<'_>) -> Result<FdLin
             let id = program.attach()?;
             Ok(program.take_link(id)?.into())
         }
+        Program::KProbe(program) => {
+            let Hook::Probe(function) = hook else { return Err(ProgramError::UnexpectedProgramType) };
+            let id = program.attach(function, 0)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
         _ => return Err(ProgramError::UnexpectedProgramType),
     };
     link.map_err(|_| ProgramError::UnexpectedProgramType)
@@ -226,24 +266,30 @@ pub(super) struct Loaded {
     id: u32,
 }
 
-/// The programs of a loaded object.
-pub(super) fn loaded(kernel: &Ebpf) -> Result<Vec<Loaded>, CaptureError> {
-    let of = |(name, hook): (&'static str, Hook)| {
+/// The programs of a loaded object that were put in force.
+pub(super) fn loaded(kernel: &Ebpf, programs: &[&'static Row]) -> Result<Vec<Loaded>, CaptureError> {
+    let of = |row: &&'static Row| {
+        let (name, hook) = (row.name, row.hook);
         let program = kernel.program(name).ok_or(CaptureError::Missing(name))?;
         let info = program.info().map_err(|source| CaptureError::Program { name, source: Box::new(source) })?;
         Ok(Loaded { name, hook, id: info.id() })
     };
-    PROGRAMS.into_iter().map(of).collect()
+    programs.iter().map(of).collect()
 }
 
 impl Loaded {
+    /// Whether it belongs on every interface.
+    pub(super) fn is_interface(&self) -> bool {
+        matches!(self.hook, Hook::Interfaces)
+    }
+
     /// Asks the kernel whether this program is what runs at its hook: the pinned link leads to it, and it is effective at the
     /// root of the hierarchy.
     pub(super) fn in_force(&self, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<bool, CaptureError> {
-        if matches!(self.hook, Hook::Interfaces) {
+        if self.is_interface() {
             return Ok(true);
         }
-        let pin = directory.join(format!("link_{}", self.name));
+        let pin = directory.join(format!("{LINK}{}", self.name));
         let link = FdLink::from(PinnedLink::from_pin(&pin)?);
         let linked = link.info()?.program_id() == self.id;
         Ok(linked
@@ -251,7 +297,7 @@ impl Loaded {
                 Hook::Cgroup(kind) => sys::effective_programs(cgroup, kind)
                     .map_err(|error| CaptureError::Pin(pin, error))?
                     .contains(&self.id),
-                Hook::Tracepoint(_) | Hook::Interfaces => true,
+                Hook::Tracepoint(_) | Hook::Probe(_) | Hook::Interfaces => true,
             })
     }
 }
@@ -286,7 +332,7 @@ pub(super) fn uninstall(pins: &Path) -> Result<Removed, CaptureError> {
             if is_link(path)
                 && let Ok(link) = sys::pinned(path, false)
             {
-                // Tracepoint links cannot be detached by request; they go with their pin.
+                // Links of tracepoints and probes cannot be detached by request; they go with their pin.
                 let _ = sys::detach_link(link.as_fd());
             }
             fs::remove_file(path).map_err(|error| CaptureError::Pin(path.clone(), error))?;
@@ -311,7 +357,7 @@ fn children(directory: &Path) -> Result<Vec<PathBuf>, CaptureError> {
 }
 
 fn is_link(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"))
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(LINK.as_bytes()))
 }
 
 fn is_connect(path: &Path) -> bool {

@@ -40,7 +40,10 @@ impl FromStr for Address {
     /// Reads `IP:PORTS`, `[IPV6]:PORTS` or `NAME:PORTS`, where an IP may have a prefix (`10.20.0.0/24`, `[2001:db8::/64]`), and
     /// ports are one or a range (`5432-5439`). An IPv4-mapped address is the IPv4 address that it maps.
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        if without_prefix(text).parse::<IpAddr>().is_ok() || text.starts_with('[') && text.ends_with(']') {
+        let ends_with_address = !text.split_once('/').is_some_and(|(_, rest)| rest.contains(':'));
+        if ends_with_address && without_prefix(text).parse::<IpAddr>().is_ok()
+            || text.starts_with('[') && text.ends_with(']')
+        {
             return Err(AddressError::form("has no port"));
         }
         let Some((host, port)) = text.rsplit_once(':') else {

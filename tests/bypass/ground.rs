@@ -401,11 +401,5 @@ pub fn visit_own_namespace(six: bool) -> Outcome {
     netlink::address(&here, pick(gateway, six), if six { 64 } else { 24 })?;
     setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|error| format!("setns: {error}"))?;
     assign(&there, own)?;
-    netlink::route(
-        pick((Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED), six),
-        0,
-        &there,
-        Some(pick(gateway, six)),
-        None,
-    )
+    netlink::route(pick((Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED), six), 0, &there, Some(pick(gateway, six)), None)
 }

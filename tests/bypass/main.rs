@@ -161,8 +161,13 @@ impl Matrix {
         let port = stand_ins[0].local_addr().map_err(|error| error.to_string())?.port();
         for mut cell in std::mem::take(&mut self.cells) {
             let squats = cell.row.stage == Stage::Dead;
-            let mut attempt =
-                Attempt::start(&cell.row, cell.six, false, if squats { ground::SPARE } else { port }, &self.ground.guest)?;
+            let mut attempt = Attempt::start(
+                &cell.row,
+                cell.six,
+                false,
+                if squats { ground::SPARE } else { port },
+                &self.ground.guest,
+            )?;
             let said = self.follow(&mut attempt, cell.six)?;
             let mut evidence = self.ground.evidence()?;
             drop(attempt);

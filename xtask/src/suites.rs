@@ -38,6 +38,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "e2e", everyday: 63, full: 63 },
     Suite { name: "attacks", everyday: 23, full: 23 },
     Suite { name: "lifecycle", everyday: 17, full: 17 },
+    Suite { name: "names", everyday: 13, full: 13 },
     Suite { name: "identity", everyday: 5, full: 5 },
     Suite { name: "noninterference", everyday: 110, full: 110 },
     Suite { name: "malformed", everyday: 430, full: 430 },

@@ -264,8 +264,8 @@ impl Session<'_> {
                 Ok(file) => send(Answer::Opened, &[file.as_fd()]),
                 Err(reason) => send(Answer::Refused(reason), &[]),
             },
-            Call::Protect { target, addresses } => {
-                send(done(capture.protect(target, &addresses).map_err(|error| error.to_string())), &[])
+            Call::Protect { target, entry, addresses } => {
+                send(done(capture.protect(target, entry, &addresses).map_err(|error| error.to_string())), &[])
             }
             Call::Counters => {
                 let answer = match capture.counters() {

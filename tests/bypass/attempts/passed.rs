@@ -140,11 +140,8 @@ impl Drop for Maker {
 pub fn run_maker(family: &str, kind: &str) -> ExitCode {
     let make = || {
         sys::become_user(OUTSIDE, false)?;
-        let socket = patient(sys::socket(
-            family.parse().map_err(Error::other)?,
-            kind.parse().map_err(Error::other)?,
-            0,
-        )?)?;
+        let socket =
+            patient(sys::socket(family.parse().map_err(Error::other)?, kind.parse().map_err(Error::other)?, 0)?)?;
         println!("{}", socket.as_raw_fd());
         let over = sys::inherited(0);
         sys::pass(&over, &socket)?;

@@ -12,10 +12,13 @@ use crate::{
     model::Mode,
 };
 
+/// An address that is no target's.
+const NOWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
 fn target(addresses: &[&str]) -> Target {
-    let address = |text: &&str| match text.parse() {
-        Ok(socket) => Address::Socket(socket),
-        Err(_) => Address::Name { host: (*text).into(), port: 5432 },
+    let address = |text: &&str| match text.parse::<std::net::SocketAddr>() {
+        Ok(socket) => socket.into(),
+        Err(_) => Address::Name { host: (*text).into(), ports: 5432.into() },
     };
     Target {
         name: "orders".into(),
@@ -46,7 +49,7 @@ fn a_certificate_is_good_for_the_names_of_its_target() {
     let directory = tempfile::tempdir().expect("directory");
     let targets = [target(&["orders.db.internal", "10.20.0.5:5432", "[fd00::5]:5432"])];
     let authority = Authority::open(directory.path(), &targets).expect("authority");
-    let (chain, _) = authority.issue(&targets[0]).expect("certificate");
+    let (chain, _) = authority.issue(&targets[0], NOWHERE).expect("certificate");
     for name in ["orders.db.internal", "10.20.0.5", "fd00::5"] {
         verify(&authority, &chain, name).expect(name);
     }
@@ -66,7 +69,7 @@ fn the_authority_is_confined_to_the_configured_targets() {
         ("[fd00::5]:5432", "10.0.0.1:1"),
     ] {
         let authority = Authority::open(directory.path(), &[target(&[own])]).expect("authority");
-        let (chain, _) = authority.issue(&target(&[foreign])).expect("certificate");
+        let (chain, _) = authority.issue(&target(&[foreign]), NOWHERE).expect("certificate");
         let name =
             foreign.parse::<std::net::SocketAddr>().map_or(foreign.to_owned(), |address| address.ip().to_string());
         assert!(verify(&authority, &chain, &name).is_err(), "an authority for {own} vouched for {foreign}");

@@ -126,7 +126,7 @@ fn an_address_stays_while_it_is_used_and_for_the_time_of_grace() {
     let at = |seconds| begin + Duration::from_secs(seconds);
     let mut known = Known::default();
     let open = Cell::new(true);
-    let mut learn = |known: &mut Known, answer: &Answer, seconds| {
+    let learn = |known: &mut Known, answer: &Answer, seconds| {
         let in_use = |address: IpAddr| open.get() && address == ip("10.0.0.1");
         known.learn(answer, in_use, at(seconds), GRACE).expect("not too many");
         let expired = known.expired(at(seconds));

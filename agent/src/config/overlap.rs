@@ -17,7 +17,7 @@ use super::{
 /// Reports addresses that are there twice, and those that no longer fit.
 pub(super) fn check(report: &Report<'_>, targets: &[target::Read]) {
     let mut before: BTreeMap<String, Vec<&Spanned<Address>>> = BTreeMap::new();
-    let mut room = Room::default();
+    let mut room = Room { v4: MAX_DESTINATIONS, v6: MAX_DESTINATIONS };
     for target in targets {
         for address in &target.addresses {
             let same = before.entry(place(&address.value)).or_default();
@@ -49,8 +49,7 @@ fn twice(report: &Report<'_>, first: &Spanned<Address>, second: &Spanned<Address
     report.fault(&second.span, what, "leave it with the target that it belongs to");
 }
 
-/// Entries that are taken of the kernel's maps, one of which is for each family.
-#[derive(Default)]
+/// Entries that are left of the kernel's maps, one of which is for each family.
 struct Room {
     v4: u32,
     v6: u32,
@@ -64,23 +63,20 @@ impl Room {
             Address::Network { network, .. } => (network.address().is_ipv4(), network.address().is_ipv6()),
             Address::Name { .. } => (true, true),
         };
-        let mut fits = true;
-        for (wanted, taken) in [(v4, &mut self.v4), (v6, &mut self.v6)] {
-            if wanted {
-                // Not counted where it does not fit, so that what follows is not blamed for it.
-                let total = taken.saturating_add(needed);
-                fits &= total <= MAX_DESTINATIONS;
-                *taken = if total <= MAX_DESTINATIONS { total } else { *taken };
-            }
-        }
-        if !fits {
+        let left = [(v4, self.v4), (v6, self.v6)].into_iter().filter_map(|(wanted, left)| wanted.then_some(left)).min();
+        let left = left.unwrap_or_default();
+        if left < needed {
+            // Nothing is taken, so that what follows is not blamed for it.
             let what = format!(
-                "address \"{}\" needs {needed} entries of the kernel's map of protected destinations, one for each port; \
-                 with what stands before it that is more than the {MAX_DESTINATIONS} that the map has",
+                "address \"{}\" does not fit into the kernel's map of protected destinations: it needs an entry for each \
+                 port, that is {needed}, and {left} of {MAX_DESTINATIONS} are left",
                 address.value
             );
             report.fault(&address.span, what, "write only the ports that the target serves");
+            return;
         }
+        self.v4 -= if v4 { needed } else { 0 };
+        self.v6 -= if v6 { needed } else { 0 };
     }
 }
 
@@ -104,4 +100,47 @@ pub fn nested(targets: &[Target]) -> impl Iterator<Item = String> {
             })
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{CredentialSource, Durability, TlsMode, UpstreamTls},
+        model::Mode,
+    };
+
+    fn target(name: &str, addresses: &[&str]) -> Target {
+        Target {
+            name: name.into(),
+            protocol: "postgres".into(),
+            mode: Mode::Enforce,
+            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+            sockets: Vec::new(),
+            tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
+            serve: None,
+            credential: CredentialSource::Client,
+            columns: Vec::new(),
+            durability: Durability::Batched,
+        }
+    }
+
+    #[test]
+    fn what_lies_inside_another_targets_network_is_said() {
+        let said = |inner: &str| {
+            let targets = [target("orders", &["10.20.0.0/24:5432-5433", "10.20.0.1:5432"]), target("ledger", &[inner])];
+            nested(&targets).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            said("10.20.0.5:5433"),
+            [
+                "address \"10.20.0.5:5433\" of [[target]] \"ledger\" lies inside \"10.20.0.0/24:5432-5433\" of [[target]] \
+              \"orders\": connections there are for \"ledger\""
+            ]
+        );
+        assert_eq!(said("10.20.0.128/25:1-9999").len(), 1);
+        // At another port, beside it, or around it. Around it is said of the inner ones, both of which are.
+        assert!(said("10.20.0.5:5434").is_empty() && said("10.20.1.5:5432").is_empty());
+        assert_eq!(said("10.20.0.0/16:5432").len(), 2);
+    }
 }

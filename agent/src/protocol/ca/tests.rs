@@ -16,10 +16,7 @@ use crate::{
 const NOWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
 fn target(addresses: &[&str]) -> Target {
-    let address = |text: &&str| match text.parse::<std::net::SocketAddr>() {
-        Ok(socket) => socket.into(),
-        Err(_) => Address::Name { host: (*text).into(), ports: 5432.into() },
-    };
+    let address = |text: &&str| text.parse().or_else(|_| format!("{text}:5432").parse()).expect("an address");
     Target {
         name: "orders".into(),
         protocol: "postgres".into(),
@@ -74,6 +71,25 @@ fn the_authority_is_confined_to_the_configured_targets() {
             foreign.parse::<std::net::SocketAddr>().map_or(foreign.to_owned(), |address| address.ip().to_string());
         assert!(verify(&authority, &chain, &name).is_err(), "an authority for {own} vouched for {foreign}");
     }
+}
+
+#[test]
+fn of_a_network_only_the_address_that_was_asked_for_is_vouched_for() {
+    let directory = tempfile::tempdir().expect("directory");
+    let targets = [target(&["10.20.0.0/24:5432", "[2001:db8::/64]:5432"]), target(&["10.30.0.5:5432"])];
+    let authority = Authority::open(directory.path(), &targets).expect("authority");
+    for asked in ["10.20.0.9", "2001:db8::9"] {
+        let (chain, _) = authority.issue(&targets[0], asked.parse().expect("an address")).expect("certificate");
+        verify(&authority, &chain, asked).expect(asked);
+        assert!(verify(&authority, &chain, "10.20.0.10").is_err());
+    }
+    // An address of no network of the target gets no certificate, and the authority could not vouch for it.
+    let outside = "10.20.1.9";
+    let (chain, _) = authority.issue(&targets[0], outside.parse().expect("an address")).expect("certificate");
+    assert!(verify(&authority, &chain, outside).is_err());
+    let wider = target(&["10.20.0.0/16:5432"]);
+    let (chain, _) = authority.issue(&wider, outside.parse().expect("an address")).expect("certificate");
+    assert!(verify(&authority, &chain, outside).is_err());
 }
 
 #[test]

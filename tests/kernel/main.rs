@@ -5,9 +5,9 @@
 
 mod client;
 mod host;
+mod older;
 
 use std::{
-    io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd as _, OwnedFd},
     process::ExitCode,
@@ -50,8 +50,11 @@ const CASES: &[Case] = &[
     ("a warden that is killed leaves the host closed; the next one adopts the pins", killed),
     ("an unprivileged proxy can look at the process map", unprivileged),
     ("a hostile proxy gets no file, no mark and no rest", hostile),
-    ("names are protected live, and only by addresses with their port", named),
-    ("a connection to an address that becomes protected is ended, and the agent's own is not", becomes_protected),
+    ("names are protected live, and only at their own ports", named),
+    (
+        "a connection to an address that becomes protected is ended, and the agent's own is not",
+        older::becomes_protected,
+    ),
     ("pins of another layout are refused, and a second warden too", refused_start),
     ("run starts the proxy without privileges, and both end together", together),
     ("uninstall leaves nothing, twice", uninstall),
@@ -401,15 +404,15 @@ fn hostile(host: &mut Host) {
 fn named(host: &mut Host) {
     let proxy = host.proxy();
     let place: SocketAddr = format!("127.77.3.4:{}", host.named_port).parse().expect("an address");
-    let other_port: SocketAddr = format!("127.77.3.4:{}", host.v4.port()).parse().expect("an address");
     let mut client = Client::start(UID);
     let server = TcpListener::bind(place).expect("the target itself");
     assert_eq!(client.ask(&format!("connect4 {place}")), format!("connected to {place}"));
     server.accept().expect("not protected yet");
-    assert!(proxy.block(proxy.warden.protect(3, &[other_port])).is_err());
-    assert!(proxy.block(proxy.warden.protect(3, &[])).is_err());
-    assert!(proxy.block(proxy.warden.protect(0, &[place])).is_err());
-    proxy.block(proxy.warden.protect(3, &[place])).expect("protected");
+    // The proxy says only what a name stands for; which ports that is about, the configuration has said.
+    assert!(proxy.block(proxy.warden.protect(3, 0, &[])).is_err());
+    assert!(proxy.block(proxy.warden.protect(3, 1, &[place.ip()])).is_err());
+    assert!(proxy.block(proxy.warden.protect(0, 0, &[place.ip()])).is_err());
+    proxy.block(proxy.warden.protect(3, 0, &[place.ip()])).expect("protected");
     assert_eq!(client.ask(&format!("connect4 {place}")), format!("connected to {place}"));
     let (flow, _) = proxy.identify(&proxy.accept(place)).expect("identified");
     assert_eq!((flow.target, flow.destination), (3, place));
@@ -420,43 +423,9 @@ fn named(host: &mut Host) {
     let proxy = host.proxy();
     assert_eq!(client.ask(&format!("connect4 {place}")), format!("connected to {place}"));
     assert_eq!(proxy.identify(&proxy.accept(place)).expect_err("unresolved").reason, Reason::NoTarget);
-    let moved: SocketAddr = format!("127.77.3.5:{}", host.named_port).parse().expect("an address");
-    proxy.block(proxy.warden.protect(3, &[moved])).expect("protected");
+    proxy.block(proxy.warden.protect(3, 0, &["127.77.3.5".parse().expect("an address")])).expect("protected");
     assert_eq!(client.ask(&format!("connect4 {place}")), format!("connected to {place}"));
     server.accept().expect("not protected any more");
-}
-
-fn becomes_protected(host: &mut Host) {
-    let proxy = host.proxy();
-    let (place, other): (SocketAddr, SocketAddr) = (
-        format!("127.77.3.6:{}", host.named_port).parse().expect("an address"),
-        format!("127.77.3.7:{}", host.named_port).parse().expect("an address"),
-    );
-    let (server, other_server) = (TcpListener::bind(place).expect("bound"), TcpListener::bind(other).expect("bound"));
-    let connect = |to, server: &TcpListener| {
-        let stream = TcpStream::connect(to).expect("not protected yet");
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).expect("a limit");
-        (stream, server.accept().expect("accepted directly").0)
-    };
-    let (mut old, mut old_server) = connect(place, &server);
-    let (mut spared, mut spared_server) = connect(other, &other_server);
-    let own = host::tcp_socket();
-    proxy.block(proxy.warden.mark(own.as_fd())).expect("marked");
-    let mut own = host::connect(own, place).expect("connected");
-    let (mut own_server, _) = server.accept().expect("accepted directly");
-
-    proxy.block(proxy.warden.protect(3, &[place])).expect("protected");
-    let mut byte = [0];
-    let kind = |result: std::io::Result<()>| result.expect_err("ended").kind();
-    assert_eq!(kind(old.read_exact(&mut byte)), std::io::ErrorKind::ConnectionAborted);
-    assert_eq!(kind(old_server.read_exact(&mut byte)), std::io::ErrorKind::ConnectionReset);
-    for (client, server) in [(&mut own, &mut own_server), (&mut spared, &mut spared_server)] {
-        server.write_all(b"x").expect("sent");
-        client.read_exact(&mut byte).expect("it goes on");
-    }
-    let surroundings = proxy.block(proxy.warden.surroundings()).expect("told");
-    assert_eq!((surroundings.open, surroundings.blind), (0, None));
-    assert!(surroundings.cut > 0);
 }
 
 fn refused_start(host: &mut Host) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     Allowed, Existing, Intercept, Lockdown, Members, Reach,
-    network::Network,
+    network::masked,
     section::{Section, Spanned},
 };
 
@@ -113,7 +113,30 @@ fn allowed(name: &str, text: &str) -> Result<Allowed, String> {
         Some(Ok(port)) if port != 0 => Some(port),
         Some(_) => return Err("has no port between 1 and 65535".to_owned()),
     };
-    Ok(Allowed { name: name.to_owned(), network: Network::parse(network)?, port })
+    let (address, prefix) = prefixed(network)?;
+    Ok(Allowed { name: name.to_owned(), address, prefix, port })
+}
+
+/// An address with the length of its prefix, of any width: an address alone is a network of one.
+fn prefixed(text: &str) -> Result<(IpAddr, u8), String> {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().map_err(|_| "is no address".to_owned())?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = match prefix {
+        None => bits,
+        Some(prefix) => match prefix.parse() {
+            Ok(prefix) if prefix <= bits => prefix,
+            _ => return Err(format!("has no prefix length between 0 and {bits}")),
+        },
+    };
+    let first = masked(address, prefix);
+    if first != address {
+        return Err(format!("has bits beyond its prefix; the network is {first}/{prefix}"));
+    }
+    Ok((address, prefix))
 }
 
 #[cfg(test)]
@@ -122,7 +145,8 @@ mod tests {
 
     #[test]
     fn networks_are_allowed_with_or_without_a_port() {
-        let read = |text| allowed("x", text).map(|allowed| (allowed.network.to_string(), allowed.port));
+        let read =
+            |text| allowed("x", text).map(|allowed| (format!("{}/{}", allowed.address, allowed.prefix), allowed.port));
         assert_eq!(read("203.0.113.0/24"), Ok(("203.0.113.0/24".into(), None)));
         assert_eq!(read("203.0.113.7:443"), Ok(("203.0.113.7/32".into(), Some(443))));
         assert_eq!(read("2001:db8::/32"), Ok(("2001:db8::/32".into(), None)));

@@ -7,7 +7,7 @@ use toml_edit::Document;
 use super::{
     Config, ConfigErrors, agent,
     files::{AS_ROOT, Files},
-    intercept, role,
+    intercept, overlap, role,
     section::{Report, Section, Span},
     target,
 };
@@ -66,8 +66,10 @@ impl Config {
     }
 }
 
-/// What must be so over all tables: names are unique, addresses lead to one target, roles that are named exist.
+/// What must be so over all tables: names are unique, addresses lead to one target and fit into the kernel's maps, roles that
+/// are named exist.
 fn agree(report: &Report<'_>, roles: &[role::Read], targets: &[target::Read]) {
+    overlap::check(report, targets);
     let mut names: HashMap<(&str, &str), &Span> = HashMap::new();
     let mut once = |kind, name, span| {
         if let Some(first) = names.insert((kind, name), span) {
@@ -85,9 +87,6 @@ fn agree(report: &Report<'_>, roles: &[role::Read], targets: &[target::Read]) {
     for target in targets {
         if let Some(name) = &target.name {
             once("target", &name.value, &name.span);
-        }
-        for address in &target.addresses {
-            once("address", &address.value, &address.span);
         }
         for socket in &target.sockets {
             once("socket", &socket.value, &socket.span);

@@ -1,7 +1,8 @@
 //! The proxy process: its parts, wired; started, served, and ended in order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use tokio::{
 
 use super::{Proxy, attempts::Attempts, tested::Tested};
 use crate::{
-    config::{Address, Config},
+    config::Config,
     control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
     credential::MaskingKeys,
     model::{Subject, Surroundings},
@@ -77,7 +78,7 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     let Handed { listeners, liveness, tidings } = handed;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
-        targets: Targets::new(targets),
+        targets: Targets::new(targets, &agent.state_dir, agent.name_grace),
         roles,
         policy: Arc::clone(&policy),
         liveness: Arc::new(liveness),
@@ -88,15 +89,14 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
         attempts: Attempts::default(),
         tested: Tested::default(),
     });
-    proxy.targets.resolve(&*proxy).await;
-
     let mut tasks = JoinSet::new();
+    let (following, keeper) = (Arc::clone(&proxy), Arc::clone(&proxy));
+    tasks.spawn(async move { following.targets.follow(keeper).await });
+    proxy.targets.asked().await;
     for listener in listeners {
         tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
     }
     tasks.spawn(Arc::clone(&proxy).follow(tidings));
-    let resolving = Arc::clone(&proxy);
-    tasks.spawn(async move { resolving.targets.keep_resolving(&*resolving).await });
     tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
     // Before anybody is told how the agent is. What it leads here is accepted above.
@@ -174,6 +174,11 @@ impl Open {
     pub(super) fn note<'a>(&'a self, subject: &Subject, task: tokio::task::AbortHandle) -> Noted<'a> {
         self.lock().insert(subject.session.clone(), (subject.clone(), task));
         Noted { open: self, session: subject.session.clone() }
+    }
+
+    /// Where they lead.
+    pub(super) fn destinations(&self) -> BTreeSet<SocketAddr> {
+        self.lock().values().map(|(subject, _)| subject.principal.flow.destination).collect()
     }
 
     fn on(&self, target: &str) -> u64 {
@@ -313,18 +318,12 @@ impl Running {
 
     fn target(&self, index: usize) -> TargetStatus {
         let target = &self.proxy.targets.all()[index];
-        let literal = target.addresses.iter().filter_map(|address| match address {
-            Address::Socket(socket) => Some(*socket),
-            Address::Name { .. } => None,
-        });
-        let mut addresses: Vec<String> = literal.map(|socket| socket.to_string()).collect();
-        addresses.extend(self.proxy.targets.resolved(index).iter().map(ToString::to_string));
         let (last_session, last_trouble) = self.proxy.attempts.of(&target.name);
         TargetStatus {
             name: target.name.clone(),
             protocol: target.protocol.clone(),
             mode: target.mode,
-            addresses,
+            addresses: self.proxy.targets.addresses(index),
             connections: self.proxy.open.on(&target.name),
             problems: self.proxy.targets.problems(index),
             last_session,

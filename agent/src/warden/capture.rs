@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::IpAddr,
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -243,9 +244,9 @@ impl Capture {
         sys::pinned(&self.directory.join("PROCESSES"), true)
     }
 
-    /// Takes new addresses of a target that is known by name.
-    pub(super) fn protect(&self, target: u32, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
-        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect(target, addresses)
+    /// Takes new addresses of a name: of the address at index `entry` of a target.
+    pub(super) fn protect(&self, target: u32, entry: u32, addresses: &[IpAddr]) -> Result<(), ProtectError> {
+        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect(target, entry, addresses)
     }
 
     /// What an address is protected as, if it is.

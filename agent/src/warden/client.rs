@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, TcpListener},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -199,12 +199,13 @@ impl Warden {
         }
     }
 
-    /// Protects the addresses that the names of a target have now, in place of those that they had before.
+    /// Protects the addresses that a name stands for now, in place of those that it stood for before: the name that is the
+    /// address at index `entry` of a target.
     ///
     /// # Errors
-    /// The target has no such name, there are too many addresses, or the warden is gone.
-    pub async fn protect(&self, target: u32, addresses: &[SocketAddr]) -> Result<(), AskError> {
-        done(self.ask(Call::Protect { target, addresses: addresses.to_vec() }, None).await)
+    /// There is no such name, there are too many addresses, or the warden is gone.
+    pub async fn protect(&self, target: u32, entry: u32, addresses: &[IpAddr]) -> Result<(), AskError> {
+        done(self.ask(Call::Protect { target, entry, addresses: addresses.to_vec() }, None).await)
     }
 
     /// How many connects were redirected, refused and so on, by the names in [`agent_common::COUNTER_NAMES`].

@@ -202,7 +202,7 @@ fn allow(v4: Allowed, v6: Allowed, lockdown: Option<&Lockdown>) -> Result<(), Sc
         let whole = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
         wanted.extend(resolvers.into_iter().map(|address| (address, whole(address), DNS)));
         let named = lockdown.allow.iter();
-        wanted.extend(named.map(|each| (each.network.address, each.network.prefix, each.port.unwrap_or(0))));
+        wanted.extend(named.map(|each| (each.address, each.prefix, each.port.unwrap_or(0))));
     }
     for (mut map, v4) in [(v4, true), (v6, false)] {
         let keys: Vec<Key<Plain<DestinationKey>>> =

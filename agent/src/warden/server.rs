@@ -270,8 +270,8 @@ impl Session<'_> {
                 Ok(file) => send(Answer::Opened, &[file.as_fd()]),
                 Err(reason) => send(Answer::Refused(reason), &[]),
             },
-            Call::Protect { target, addresses } => {
-                let protected = capture.protect(target, &addresses).map_err(|error| error.to_string());
+            Call::Protect { target, entry, addresses } => {
+                let protected = capture.protect(target, entry, &addresses).map_err(|error| error.to_string());
                 self.shared.namespaces.look_at_connections();
                 send(done(protected), &[])
             }

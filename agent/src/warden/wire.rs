@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, IoSlice},
-    net::SocketAddr,
+    net::IpAddr,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     path::PathBuf,
 };
@@ -53,12 +53,14 @@ pub(super) enum Call {
         /// As the configuration spells it.
         path: PathBuf,
     },
-    /// A target that is known by name has these addresses now.
+    /// A name stands for these addresses now. Its ports are those of the configuration.
     Protect {
         /// Index of the target.
         target: u32,
+        /// Index of the name among the target's addresses.
+        entry: u32,
         /// At least one.
-        addresses: Vec<SocketAddr>,
+        addresses: Vec<IpAddr>,
     },
     /// How often did what happen?
     Counters,

@@ -87,15 +87,18 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
     let mut tasks = JoinSet::new();
     let (following, keeper) = (Arc::clone(&proxy), Arc::clone(&proxy));
     tasks.spawn(async move { following.targets.follow(keeper).await });
-    proxy.targets.asked().await;
     for listener in listeners {
         tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
     }
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
-    tasks.spawn(control::serve(control, access, Arc::clone(&running) as Arc<dyn Daemon>));
-    tracing::info!(targets = proxy.targets.all().len(), "serving");
-    // Under systemd: ready. Elsewhere nobody listens.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tasks.spawn(async move {
+        // Who is told that the agent is ready may rely on its names. Connections are served meanwhile.
+        running.proxy.targets.asked().await;
+        tracing::info!(targets = running.proxy.targets.all().len(), "serving");
+        // Under systemd: ready. Elsewhere nobody listens.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        control::serve(control, access, running).await;
+    });
 
     let ended = tokio::select! {
         () = ends.next(&policy) => Ok(()),

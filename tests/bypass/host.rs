@@ -164,10 +164,6 @@ impl Proxy {
         found
     }
 
-    /// What the kernel side has counted.
-    pub fn counter(&self, name: &str) -> u64 {
-        self.runtime.block_on(self.warden.counters()).ok().and_then(|all| all.get(name).copied()).unwrap_or_default()
-    }
 }
 
 /// Role: the warden.

@@ -48,11 +48,12 @@ pub const ROWS: &[Row] = &[
     Row::new("in a new network namespace with a link of its own (unshare)", Refused, new_namespace).with(Rights::All),
 ];
 
-/// A cgroup of an attempt's own; it goes when the attempt does.
-struct Cgroup(PathBuf);
+/// A cgroup of this process's own; it goes with this.
+pub struct Cgroup(pub PathBuf);
 
 impl Cgroup {
-    fn new() -> io::Result<Self> {
+    /// Makes it.
+    pub fn new() -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let root = mounts.lines().find_map(|line| {
             let mut words = line.split(' ').skip(1);
@@ -105,18 +106,18 @@ fn inherited(field: &mut Field) -> io::Result<()> {
     field.go(socket, field.target())
 }
 
-/// A process out of scope that makes a socket, sends it over its standard input, and keeps it.
-struct Maker {
+/// A process of another user that makes a socket, sends it over its standard input, and keeps it.
+pub struct Maker {
     child: Child,
-    over: UnixStream,
+    pub over: UnixStream,
     number: i32,
 }
 
 impl Maker {
-    fn start(field: &Field, kind: i32) -> io::Result<Self> {
+    pub fn start(field: &Field, uid: u32, kind: i32) -> io::Result<Self> {
         let (over, theirs) = UnixStream::pair()?;
         let mut child = Command::new("/proc/self/exe")
-            .args(["maker", &field.family().to_string(), &kind.to_string()])
+            .args(["maker", &uid.to_string(), &field.family().to_string(), &kind.to_string()])
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped())
             .spawn()?;
@@ -131,15 +132,16 @@ impl Maker {
 
 impl Drop for Maker {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // It is another user's, and cannot be killed.
+        let _ = self.over.shutdown(std::net::Shutdown::Both);
         let _ = self.child.wait();
     }
 }
 
 /// Role: [`Maker`]'s other side.
-pub fn run_maker(family: &str, kind: &str) -> ExitCode {
+pub fn run_maker(uid: &str, family: &str, kind: &str) -> ExitCode {
     let make = || {
-        sys::become_user(OUTSIDE, false)?;
+        sys::become_user(uid.parse().map_err(Error::other)?, false)?;
         let socket = patient(sys::socket(
             family.parse().map_err(Error::other)?,
             kind.parse().map_err(Error::other)?,
@@ -156,21 +158,21 @@ pub fn run_maker(family: &str, kind: &str) -> ExitCode {
 }
 
 fn passed(field: &mut Field) -> io::Result<()> {
-    let maker = Maker::start(field, libc::SOCK_STREAM)?;
+    let maker = Maker::start(field, OUTSIDE, libc::SOCK_STREAM)?;
     field.enter_scope(false)?;
     let socket = sys::receive(&maker.over)?;
     field.go(socket, field.target())
 }
 
 fn passed_datagram(field: &mut Field) -> io::Result<()> {
-    let maker = Maker::start(field, libc::SOCK_DGRAM)?;
+    let maker = Maker::start(field, OUTSIDE, libc::SOCK_DGRAM)?;
     field.enter_scope(false)?;
     let socket = sys::receive(&maker.over)?;
     sys::send_to(&socket, WORDS, 0, &Raw::of(field.target())).map(drop)
 }
 
 fn taken(field: &mut Field) -> io::Result<()> {
-    let maker = Maker::start(field, libc::SOCK_STREAM)?;
+    let maker = Maker::start(field, OUTSIDE, libc::SOCK_STREAM)?;
     field.enter_scope(true)?;
     let socket = sys::take_from(maker.child.id(), maker.number)?;
     field.go(socket, field.target())
@@ -204,10 +206,7 @@ fn orphaned(field: &mut Field) -> io::Result<()> {
 
 fn shared(field: &mut Field, flags: i32) -> io::Result<()> {
     let socket = field.tcp()?;
-    let pid = sys::share(flags, &socket, &Raw::of(field.target()))?;
-    field.acts(pid);
-    sys::wait(pid)?;
-    field.say(socket)
+    sys::wait(sys::share(flags, &socket, &Raw::of(field.target()))?)
 }
 
 fn user_namespace(field: &mut Field) -> io::Result<()> {

@@ -145,8 +145,9 @@ fn is_packet_socket(sk: *mut bpf_sock) -> bool {
 /// Whether a packet reaches an enforced destination, or may.
 fn reaches(packet: Packet) -> bool {
     match packet {
-        Packet::To(address, port) => address::destination(&address, port)
-            .is_some_and(|destination| destination.flags & DESTINATION_OBSERVE == 0),
+        Packet::To(address, port) => {
+            address::destination(&address, port).is_some_and(|destination| destination.flags & DESTINATION_OBSERVE == 0)
+        }
         Packet::Unreadable => true,
         Packet::Harmless | Packet::Elsewhere(_) => false,
     }

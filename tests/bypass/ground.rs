@@ -161,7 +161,7 @@ impl Ground {
         })?;
         let (local, local_datagrams) = serve(&[LOCAL])?;
         let marker = UdpSocket::bind((HOST.0, 0)).map_err(|error| error.to_string())?;
-        Ok(Self {
+        let mut ground = Self {
             target,
             guest,
             ears: vec![ear, self::ear("lo")?],
@@ -170,7 +170,9 @@ impl Ground {
             marker,
             marked: 0,
             watched: Vec::new(),
-        })
+        };
+        ground.evidence()?;
+        Ok(ground)
     }
 
     /// What has reached the target since the last time, in words; nothing is still under way.
@@ -182,9 +184,15 @@ impl Ground {
         let words = format!("marker {}", self.marked);
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut arrived = false;
-        self.marker.send_to(words.as_bytes(), (TARGET.0, MARKER)).map_err(|error| format!("marker: {error}"))?;
         let mut buffer = [0; 65_536];
+        let mut rounds = 0;
         while !arrived {
+            // Again and again: a link that has just come up may lose the first ones.
+            if rounds % 100 == 0 {
+                let sent = self.marker.send_to(words.as_bytes(), (TARGET.0, MARKER));
+                sent.map_err(|error| format!("marker: {error}"))?;
+            }
+            rounds += 1;
             if Instant::now() > deadline {
                 return Err("the target cannot be heard any more".into());
             }
@@ -420,11 +428,5 @@ pub fn visit_own_namespace(six: bool) -> Outcome {
     netlink::address(&here, pick(gateway, six), if six { 64 } else { 24 })?;
     setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|error| format!("setns: {error}"))?;
     assign(&there, own)?;
-    netlink::route(
-        pick((Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED), six),
-        0,
-        &there,
-        Some(pick(gateway, six)),
-        None,
-    )
+    netlink::route(pick((Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED), six), 0, &there, Some(pick(gateway, six)), None)
 }

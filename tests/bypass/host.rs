@@ -12,8 +12,8 @@ use std::{
 
 use agent::{
     config::{
-        Address, Agent, Allowed, Config, Credential, CredentialSource, Durability, Intercept, Lockdown, Members, Target,
-        TlsMode, UpstreamTls,
+        Address, Agent, Allowed, Config, Credential, CredentialSource, Durability, Intercept, Lockdown, Members,
+        Target, TlsMode, UpstreamTls,
     },
     model::{Flow, Mode},
     warden::{self, Handed, Warden},
@@ -163,7 +163,6 @@ impl Proxy {
         }
         found
     }
-
 }
 
 /// Role: the warden.

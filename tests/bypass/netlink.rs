@@ -8,9 +8,7 @@ use std::{
 
 use nix::{
     net::if_::if_nametoindex,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
-    },
+    sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket},
 };
 
 use crate::Outcome;
@@ -47,7 +45,8 @@ const MAIN_TABLE: u8 = 254;
 
 /// A pair of interfaces: one end here, the other in another network namespace.
 pub fn pair(here: (&str, [u8; 6]), there: (&str, [u8; 6]), namespace: &OwnedFd) -> Outcome {
-    let named = |(name, hardware): (&str, [u8; 6])| [text(IFLA_IFNAME, name), attribute(IFLA_ADDRESS, &hardware)].concat();
+    let named =
+        |(name, hardware): (&str, [u8; 6])| [text(IFLA_IFNAME, name), attribute(IFLA_ADDRESS, &hardware)].concat();
     let mut peer = link(0, 0);
     peer.extend(named(there));
     peer.extend(attribute(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes()));

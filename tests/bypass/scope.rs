@@ -5,9 +5,9 @@ use std::{io, net::SocketAddr};
 use crate::{
     Outcome, Results,
     attempts::{
-        self, Cgroup, Ending, Maker,
+        self, Cgroup, Ending,
         Ending::{Redirected, Refused},
-        Rights, Row,
+        Maker, Rights, Row,
     },
     field::{Attempt, Field, INSIDE, OUTSIDE, Start, WORDS},
     ground::{ALLOWED, Both, Ground, NEIGHBOUR, OPEN, RESOLVER, TARGET_HARDWARE, TO_TARGET, pick},

@@ -5,9 +5,10 @@
 use std::{
     ffi::{c_int, c_void},
     io::{self, Error},
-    mem, ptr,
+    mem,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
+    ptr,
 };
 
 use io_uring::{IoUring, opcode, squeue, types};
@@ -161,7 +162,8 @@ impl Message {
             data.extend(kind.to_ne_bytes());
             data.extend(value);
             data.resize(data.len().next_multiple_of(8), 0);
-            message.control = data.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight"))).collect();
+            message.control =
+                data.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight"))).collect();
             message.header.msg_control = message.control.as_mut_ptr().cast();
             message.header.msg_controllen = length;
         }

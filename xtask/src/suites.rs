@@ -26,6 +26,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "sql", everyday: 580, full: 580 },
     Suite { name: "postgres", everyday: 29, full: 29 },
     Suite { name: "kernel", everyday: 23, full: 23 },
+    Suite { name: "bypass", everyday: 320, full: 320 },
     Suite { name: "e2e", everyday: 63, full: 63 },
     Suite { name: "attacks", everyday: 23, full: 23 },
     Suite { name: "lifecycle", everyday: 17, full: 17 },

@@ -86,15 +86,5 @@ impl Row {
 
 /// All attempts.
 pub fn all() -> Vec<Row> {
-    [
-        stream::ROWS,
-        uring::ROWS,
-        datagram::ROWS,
-        raw::ROWS,
-        links::ROWS,
-        passed::ROWS,
-        names::ROWS,
-        older::ROWS,
-    ]
-    .concat()
+    [stream::ROWS, uring::ROWS, datagram::ROWS, raw::ROWS, links::ROWS, passed::ROWS, names::ROWS, older::ROWS].concat()
 }

@@ -2,7 +2,10 @@
 
 use std::{io, io::Write as _};
 
-use super::{Ending::{Redirected, Refused}, Rights, Row, raw, stream};
+use super::{
+    Ending::{Redirected, Refused},
+    Rights, Row, raw, stream,
+};
 use crate::{
     field::{Field, Stage, WORDS},
     packet::Carried,

@@ -34,7 +34,7 @@ pub const ROWS: &[Row] = &[
     Row::new("a thread connects", Redirected, threaded),
     Row::new("a child connects (fork)", Redirected, forked),
     Row::new("a grandchild connects that has lost its parent", Redirected, orphaned),
-    Row::new("a child that shares memory connects (CLONE_VM | CLONE_VFORK)", Redirected, |field| {
+    Row::new("a child that shares memory connects (CLONE_VM, CLONE_VFORK)", Redirected, |field| {
         shared(field, libc::CLONE_VM | libc::CLONE_VFORK)
     }),
     Row::new("a child that shares descriptors connects (CLONE_FILES)", Redirected, |field| {
@@ -47,6 +47,9 @@ pub const ROWS: &[Row] = &[
     Row::new("a socket made in another network namespace, used here", Refused, carried_here).with(Rights::All),
     Row::new("in a new network namespace with a link of its own (unshare)", Refused, new_namespace).with(Rights::All),
 ];
+
+/// How often a connection is tried over a new link.
+const TRIES: usize = 10;
 
 /// A cgroup of this process's own; it goes with this.
 pub struct Cgroup(pub PathBuf);
@@ -142,11 +145,8 @@ impl Drop for Maker {
 pub fn run_maker(uid: &str, family: &str, kind: &str) -> ExitCode {
     let make = || {
         sys::become_user(uid.parse().map_err(Error::other)?, false)?;
-        let socket = patient(sys::socket(
-            family.parse().map_err(Error::other)?,
-            kind.parse().map_err(Error::other)?,
-            0,
-        )?)?;
+        let socket =
+            patient(sys::socket(family.parse().map_err(Error::other)?, kind.parse().map_err(Error::other)?, 0)?)?;
         println!("{}", socket.as_raw_fd());
         let over = sys::inherited(0);
         sys::pass(&over, &socket)?;
@@ -245,5 +245,12 @@ fn carried_here(field: &mut Field) -> io::Result<()> {
 /// The attempt makes its own namespace, and gives it a link to the host.
 fn new_namespace(field: &mut Field) -> io::Result<()> {
     crate::ground::visit_own_namespace(field.six).map_err(Error::other)?;
-    field.go(field.tcp()?, field.target())
+    // A link that has just come up may lose the first packets.
+    for _ in 0..TRIES {
+        match field.go(field.tcp()?, field.target()) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(Error::from_raw_os_error(libc::EINPROGRESS))
 }

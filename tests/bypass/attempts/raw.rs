@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, os::fd::OwnedFd};
 
-use super::{Ending::Refused, Rights, Row, Families};
+use super::{Ending::Refused, Families, Rights, Row};
 use crate::{
     field::Field,
     packet::{Carried, Packet},

@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     field::{Field, Stage, WORDS, patient},
+    ground,
     ground::{HOST, LINK_LOCAL, LOCAL, MARK, NAT64, NEIGHBOUR, NOBODY, POLICY, PORT, SIX_TO_FOUR, TO_TARGET},
-    ground, netlink,
+    netlink,
     sys::{self, Raw},
 };
 

@@ -163,11 +163,6 @@ impl Proxy {
         }
         found
     }
-
-    /// What the kernel side has counted.
-    pub fn counter(&self, name: &str) -> u64 {
-        self.runtime.block_on(self.warden.counters()).ok().and_then(|all| all.get(name).copied()).unwrap_or_default()
-    }
 }
 
 /// Role: the warden.
@@ -185,6 +180,7 @@ pub fn run_warden(directory: &str, pins: &str, scope: &str) -> ExitCode {
             pin_dir: pins.into(),
             user: "nobody".into(),
             group: None,
+            name_grace: agent::config::NAME_GRACE,
         },
         targets: vec![
             target("away", &ground::protected(), directory),
@@ -203,10 +199,14 @@ pub fn run_warden(directory: &str, pins: &str, scope: &str) -> ExitCode {
 }
 
 fn intercept(scope: Scope) -> Intercept {
-    let allowed = |network: &String| Allowed {
-        name: "allowed".into(),
-        network: agent::config::Network::parse(network).expect("a network"),
-        port: None,
+    let allowed = |network: &String| {
+        let (address, prefix) = network.split_once('/').expect("a network");
+        Allowed {
+            name: "allowed".into(),
+            address: address.parse().expect("an address"),
+            prefix: prefix.parse().expect("a prefix"),
+            port: None,
+        }
     };
     Intercept {
         include: Members { units: Vec::new(), users: scope.users, cgroups: scope.cgroups },
@@ -225,7 +225,7 @@ fn target(name: &str, addresses: &[SocketAddr], directory: &Path) -> Target {
         name: name.into(),
         protocol: "postgres".into(),
         mode: Mode::Enforce,
-        addresses: addresses.iter().copied().map(Address::Socket).collect(),
+        addresses: addresses.iter().copied().map(Address::from).collect(),
         sockets: Vec::new(),
         tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
         serve: None,

@@ -35,6 +35,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "postgres", everyday: 29, full: 29 },
     Suite { name: "kernel", everyday: 24, full: 24 },
     Suite { name: "selftest", everyday: 8, full: 8 },
+    Suite { name: "bypass", everyday: 320, full: 320 },
     Suite { name: "e2e", everyday: 63, full: 63 },
     Suite { name: "attacks", everyday: 23, full: 23 },
     Suite { name: "netns", everyday: 15, full: 15 },

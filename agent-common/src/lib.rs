@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 /// Version of the layout of pinned maps; part of the pin directory's name. A new agent never adopts another layout.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Address families as the kernel numbers them.
 pub const AF_INET: u16 = 2;
@@ -160,6 +160,9 @@ pub struct Destination {
     pub flags: u32,
 }
 
+/// Target of the self-test's own destinations.
+pub const CANARY: u32 = u32::MAX - 1;
+
 /// The target is in observe mode: without a listener the connection goes through directly, and is counted.
 pub const DESTINATION_OBSERVE: u32 = 1;
 
@@ -171,23 +174,71 @@ pub struct Settings {
     pub netns: u64,
     /// Port of the listeners on loopback, host byte order; 0 while there are none.
     pub port: u16,
+    /// Bits of [`scope`].
+    pub scope: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: u32,
+}
+
+/// What the programs are concerned with: bits of [`Settings::scope`].
+pub mod scope {
+    /// Somebody is not in scope: the maps of users and cgroups count.
+    pub const PARTIAL: u16 = 1;
+    /// Only who is listed is in scope; otherwise everybody is who is not excluded.
+    pub const LISTED: u16 = 1 << 1;
+    /// Cgroups are listed or excluded. One that nobody has looked at yet counts as in scope.
+    pub const CGROUPS: u16 = 1 << 2;
+    /// Who is in scope reaches protected destinations and those that are allowed, and nothing else beyond loopback.
+    pub const LOCKDOWN: u16 = 1 << 3;
+    /// Forwarded packets to protected destinations pass. They belong to no socket of this host.
+    pub const FORWARD: u16 = 1 << 4;
+}
+
+/// Whether somebody is in scope: the value of the maps of users (by uid) and of cgroups (by id).
+pub type Membership = u32;
+/// Listed: in scope.
+pub const MEMBER: Membership = 1;
+/// Excluded: not in scope, whatever else is true.
+pub const EXCLUDED: Membership = 2;
+/// Looked at, and neither.
+pub const NEITHER: Membership = 3;
+
+/// Whether somebody is in scope by what the maps say of its user and its cgroup.
+#[must_use]
+pub const fn in_scope(bits: u16, user: Option<Membership>, cgroup: Option<Membership>) -> bool {
+    let cgroups = bits & scope::CGROUPS != 0;
+    if is(user, EXCLUDED) || (cgroups && is(cgroup, EXCLUDED)) {
+        return false;
+    }
+    bits & scope::LISTED == 0 || is(user, MEMBER) || (cgroups && (cgroup.is_none() || is(cgroup, MEMBER)))
+}
+
+const fn is(of: Option<Membership>, what: Membership) -> bool {
+    matches!(of, Some(found) if found == what)
 }
 
 /// Protected destinations per family: sixteen bytes of address each, for a few hundred targets with all their addresses.
 pub const MAX_DESTINATIONS: u32 = 16_384;
 /// Processes that are connected to protected targets at once, or executing a program. Beyond it, connects are refused.
 pub const MAX_PROCESSES: u32 = 65_536;
+/// Users that are named in the scope.
+pub const MAX_USERS: u32 = 1024;
+/// Cgroups of the host that are looked at, if the scope names any. What does not fit counts as in scope.
+pub const MAX_CGROUPS: u32 = 65_536;
+/// Destinations that lockdown allows, per family.
+pub const MAX_ALLOWED: u32 = 1024;
 /// Redirected connections that wait for their handshake at once. Beyond it, connections are refused.
 pub const MAX_TUPLES: u32 = 65_536;
 
-/// Role of one of the agent's own sockets: the value of the mark map (socket storage). Nothing but the warden writes it.
+/// What is known of a socket: the value of the mark map (socket storage). The agent's roles are written by the warden alone,
+/// and nothing takes their place.
 pub type Mark = u32;
 /// The socket is one of the proxy's listeners.
 pub const MARK_LISTENER: Mark = 1;
 /// The socket is the proxy's own, on its way to a protected target.
 pub const MARK_UPSTREAM: Mark = 2;
+/// Somebody in scope made or connected the socket: it is in scope whoever uses it.
+pub const MARK_SCOPED: Mark = 3;
 
 /// Counters of governed connects, as indexes of the counter map. Each is monotonic while the map stays pinned.
 #[repr(u32)]
@@ -211,10 +262,22 @@ pub enum Counter {
     Accepted = 7,
     /// The agent's own marked socket to a protected destination.
     Own = 8,
+    /// Refused: a raw socket.
+    Raw = 9,
+    /// Refused: a Multipath TCP socket; the client falls back to TCP.
+    Multipath = 10,
+    /// Refused: a Unix socket of a target on this host.
+    Unix = 11,
+    /// Dropped: a packet to a protected destination from a socket without the agent's mark.
+    Guarded = 12,
+    /// Dropped: a forwarded packet to a protected destination.
+    Forwarded = 13,
+    /// Refused or dropped: lockdown allows no such destination.
+    Lockdown = 14,
 }
 
 /// Number of counters.
-pub const COUNTERS: u32 = 9;
+pub const COUNTERS: u32 = 15;
 
 /// All counters with the names that the command line shows.
 pub const COUNTER_NAMES: [(Counter, &str); COUNTERS as usize] = [
@@ -227,6 +290,12 @@ pub const COUNTER_NAMES: [(Counter, &str); COUNTERS as usize] = [
     (Counter::Abandoned, "abandoned"),
     (Counter::Accepted, "accepted"),
     (Counter::Own, "own"),
+    (Counter::Raw, "refused_raw"),
+    (Counter::Multipath, "refused_multipath"),
+    (Counter::Unix, "refused_unix"),
+    (Counter::Guarded, "dropped_guard"),
+    (Counter::Forwarded, "dropped_forwarded"),
+    (Counter::Lockdown, "refused_lockdown"),
 ];
 
 const _: () = {
@@ -247,6 +316,28 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exclusion_wins_and_an_unknown_cgroup_is_in_scope() {
+        let (all, users, cgroups) = (0, scope::LISTED, scope::LISTED | scope::CGROUPS);
+        for (bits, user, cgroup, expected) in [
+            (all, None, None, true),
+            (all, Some(EXCLUDED), None, false),
+            (all, None, Some(EXCLUDED), true),
+            (all | scope::CGROUPS, None, Some(EXCLUDED), false),
+            (all | scope::CGROUPS, Some(MEMBER), Some(EXCLUDED), false),
+            (users, None, None, false),
+            (users, None, Some(MEMBER), false),
+            (users, Some(MEMBER), None, true),
+            (cgroups, None, None, true),
+            (cgroups, None, Some(NEITHER), false),
+            (cgroups, None, Some(MEMBER), true),
+            (cgroups, Some(MEMBER), Some(NEITHER), true),
+            (cgroups, Some(EXCLUDED), Some(MEMBER), false),
+        ] {
+            assert_eq!(in_scope(bits, user, cgroup), expected, "{bits} {user:?} {cgroup:?}");
+        }
+    }
 
     #[test]
     fn every_exec_changes_the_sequence_and_leaves_it_even() {

@@ -5,17 +5,23 @@
 
 use core::{mem, ptr};
 
-use agent_common::{DESTINATION_PREFIX, DestinationKey};
+use agent_common::{DESTINATION_PREFIX, Destination, DestinationKey};
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
     btf_maps::lpm_trie::Key,
     programs::SockAddrContext,
 };
 
+use crate::maps::{PROTECTED4, PROTECTED6};
+
 /// Third word of an IPv4-mapped address.
 const MAPPED: u32 = 0xffff_u32.to_be();
 /// 127.0.0.1
 const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
+/// First word of 64:ff9b::/96
+const NAT64: u32 = 0x0064_ff9b_u32.to_be();
+/// First half word of 2002::/16, host byte order.
+const SIX_TO_FOUR: u32 = 0x2002;
 /// Last word of ::1
 const LAST6: u32 = 1_u32.to_be();
 
@@ -39,6 +45,17 @@ impl Words {
     pub fn as_v4(&self) -> Option<u32> {
         let [a, b, c, v4] = self.0;
         if a == 0 && b == 0 && c == MAPPED { Some(v4) } else { None }
+    }
+
+    /// The IPv4 address in one that names a translator: NAT64's well-known prefix (RFC 6052, section 2.1), 6to4 (RFC 3056,
+    /// section 2), and the deprecated IPv4-compatible form (RFC 4291, section 2.5.5.1).
+    pub fn translated(&self) -> Option<u32> {
+        let [a, b, c, d] = self.0;
+        if a == NAT64 && b == 0 && c == 0 || a == 0 && b == 0 && c == 0 && d != LAST6 && d != 0 {
+            return Some(d);
+        }
+        let [high, low] = [u32::from_be(a), u32::from_be(b)];
+        if high >> 16 == SIX_TO_FOUR { Some(((high << 16) | (low >> 16)).to_be()) } else { None }
     }
 
     /// 127.0.0.0/8, ::1, and the former as mapped.
@@ -102,19 +119,27 @@ impl Asked {
         };
         Self { address, port: port(raw) }
     }
+}
 
-    /// The key for the map of IPv4 destinations (`true`) or of IPv6 ones.
-    pub fn key(&self) -> (bool, Key<DestinationKey>) {
-        let port = self.port.to_be_bytes();
-        if let Some(v4) = self.address.as_v4() {
-            let [a, b, c, d] = v4.to_ne_bytes();
-            let address = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            (true, Key::new(DESTINATION_PREFIX + 32, DestinationKey { port, pad: [0; 2], address }))
-        } else {
-            let address = self.address.bytes();
-            (false, Key::new(DESTINATION_PREFIX + 128, DestinationKey { port, pad: [0; 2], address }))
-        }
+/// The protected destination at an address and port (host byte order), if there is one.
+///
+/// An IPv6 address that a translator on the way turns into an IPv4 one stands for that one.
+pub fn destination(address: &Words, port: u16) -> Option<Destination> {
+    let port = port.to_be_bytes();
+    if let Some(v4) = address.as_v4() {
+        return of_v4(v4, port);
     }
+    let key = DestinationKey { port, pad: [0; 2], address: address.bytes() };
+    if let Some(found) = PROTECTED6.get(&Key::new(DESTINATION_PREFIX + 128, key)) {
+        return Some(*found);
+    }
+    of_v4(address.translated()?, port)
+}
+
+fn of_v4(v4: u32, port: [u8; 2]) -> Option<Destination> {
+    let [a, b, c, d] = v4.to_ne_bytes();
+    let address = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    PROTECTED4.get(&Key::new(DESTINATION_PREFIX + 32, DestinationKey { port, pad: [0; 2], address })).copied()
 }
 
 /// Puts an address and a port into the context of a program on IPv6 sockets (`V6`), or on IPv4 ones.

@@ -3,10 +3,11 @@
 //! What writes to a context is generic over the family of the socket: a program on IPv4 sockets must not have an instruction,
 //! reachable or not, that writes an IPv6 address.
 
-use core::mem::size_of_val;
+use core::{arch::asm, mem::size_of_val};
 
 use agent_common::{
     AF_INET, AF_INET6, Counter, DESTINATION_OBSERVE, Destination, FlowRecord, MARK_LISTENER, MARK_UPSTREAM, Settings,
+    scope::LOCKDOWN,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -24,8 +25,8 @@ use aya_log_ebpf::{debug, warn};
 
 use crate::{
     address::{self, Asked, Words},
-    maps::{FLOWS, MARKS, PROTECTED4, PROTECTED6, SETTINGS, count, stored},
-    process,
+    maps::{FLOWS, MARKS, SETTINGS, count, stored},
+    process, scope,
 };
 
 /// Return value of a program that lets the call go on.
@@ -91,10 +92,14 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     if port != 0 && asked.port == port && listening(ctx, &asked.address, port) {
         return Outcome::Refused { why: Counter::DirectToListener, observe: false };
     }
-    let Some(destination) = protected(ctx, asked, settings) else { return Outcome::Untouched };
+    let Some(destination) = protected(ctx, asked, settings) else { return elsewhere(ctx, asked, settings) };
     // SAFETY: the context's socket.
     if unsafe { stored(&MARKS).get(sk) } == Some(&MARK_UPSTREAM) {
         return Outcome::Own;
+    }
+    // SAFETY: the context's socket.
+    if !unsafe { scope::concerns(settings, sk) } {
+        return Outcome::Untouched;
     }
     let observe = destination.flags & DESTINATION_OBSERVE != 0;
     let proxy = asked.address.loopback();
@@ -117,11 +122,26 @@ fn datagram(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
         return Outcome::Refused { why: Counter::Udp, observe: false };
     };
     match protected(ctx, asked, settings) {
-        Some(destination) => {
+        // SAFETY: the context's socket.
+        Some(destination) if unsafe { scope::concerns(settings, address::socket(ctx)) } => {
             Outcome::Refused { why: Counter::Udp, observe: destination.flags & DESTINATION_OBSERVE != 0 }
         }
-        None => Outcome::Untouched,
+        Some(_) => Outcome::Untouched,
+        None => elsewhere(ctx, asked, settings),
     }
+}
+
+/// The decision about a destination that is nobody's: only lockdown minds.
+fn elsewhere(ctx: &SockAddrContext, asked: &Asked, settings: &Settings) -> Outcome {
+    let sk = address::socket(ctx);
+    if settings.scope & LOCKDOWN == 0 || scope::allowed(&asked.address, asked.port) {
+        return Outcome::Untouched;
+    }
+    // SAFETY: the context's socket.
+    if !unsafe { scope::concerns(settings, sk) } {
+        return Outcome::Untouched;
+    }
+    Outcome::Refused { why: Counter::Lockdown, observe: false }
 }
 
 /// Counts an outcome, logs a refusal, and gives the program's return value.
@@ -146,6 +166,14 @@ fn settle(ctx: &SockAddrContext, asked: &Asked, outcome: Outcome) -> i32 {
         }
     };
     count(counter);
+    one_bit(verdict)
+}
+
+/// The lowest bit of a verdict, in a way that the compiler does not see through: it may have taken the verdict from a register
+/// that happens to hold its value, which the verifier cannot follow.
+fn one_bit(mut verdict: i32) -> i32 {
+    // SAFETY: changes this one register.
+    unsafe { asm!("{verdict} &= 1", verdict = inout(reg) verdict) };
     verdict
 }
 
@@ -163,6 +191,9 @@ fn report(ctx: &SockAddrContext, asked: &Asked, why: Counter) {
         Counter::DirectToListener => {
             warn!(ctx, "refused: direct connection to the proxy: process {} to [{:i}]:{}", tgid, address, port);
         }
+        Counter::Lockdown => {
+            debug!(ctx, "refused: lockdown: process {} to [{:i}]:{}", tgid, address, port);
+        }
         _ => debug!(ctx, "refused: not TCP: process {} to [{:i}]:{}", tgid, address, port),
     }
 }
@@ -172,8 +203,7 @@ fn report(ctx: &SockAddrContext, asked: &Asked, why: Counter) {
 /// A target's addresses hold in the agent's own network namespace. Another namespace's loopback is never meant; any other
 /// address is protected there too, and refused for want of a listener.
 fn protected(ctx: &SockAddrContext, asked: &Asked, settings: &Settings) -> Option<Destination> {
-    let (v4, key) = asked.key();
-    let destination = *if v4 { PROTECTED4.get(&key) } else { PROTECTED6.get(&key) }?;
+    let destination = address::destination(&asked.address, asked.port)?;
     if asked.address.is_loopback() && netns(ctx) != settings.netns {
         return None;
     }

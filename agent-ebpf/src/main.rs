@@ -1,7 +1,8 @@
 //! Postern's kernel side: connections to protected destinations are noted and led to the proxy, or refused.
 //!
 //! Attached at the root of the cgroup v2 hierarchy and pinned there, so that it outlives the agent. In the order of one
-//! connection: [`connect`], then [`handover`]; beside them [`process`] keeps watch on exec and exit.
+//! connection: [`create`], [`connect`], then [`handover`]; beside them [`process`] keeps watch on exec and exit, and [`guard`] on
+//! packets that have come past all of them.
 //!
 //! *Invariant:* a connection to a protected destination reaches the proxy together with its flow, or does not happen.
 //! Whatever cannot be looked up, noted or recognised is refused.
@@ -11,16 +12,30 @@
 
 mod address;
 mod connect;
+mod create;
+mod guard;
 mod handover;
 mod maps;
 mod process;
+mod scope;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, kprobe, kretprobe, sock_ops},
-    programs::{BtfTracePointContext, ProbeContext, RetProbeContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{
+        btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, kprobe, kretprobe, sock_ops,
+    },
+    programs::{
+        BtfTracePointContext, ProbeContext, RetProbeContext, SkBuffContext, SockAddrContext, SockContext,
+        SockOpsContext, TcContext,
+    },
 };
 
 use crate::address::Asked;
+
+/// An Internet socket is made.
+#[cgroup_sock(sock_create)]
+pub fn create(ctx: SockContext) -> i32 {
+    create::socket(&ctx)
+}
 
 /// `connect` of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
@@ -68,6 +83,18 @@ pub fn handover(ctx: SockOpsContext) -> u32 {
 #[cgroup_sock(sock_release)]
 pub fn release(ctx: SockContext) -> i32 {
     handover::released(&ctx)
+}
+
+/// A packet leaves a socket.
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    guard::egress(ctx.skb.skb)
+}
+
+/// A packet leaves by an interface.
+#[classifier]
+pub fn interface(ctx: TcContext) -> i32 {
+    guard::interface(ctx.skb.skb)
 }
 
 /// An exec has passed the point of no return (kernel 6.10 and later); the process is still what it was.

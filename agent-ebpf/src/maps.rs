@@ -5,8 +5,8 @@
 use core::{arch::asm, ffi::c_void, ptr};
 
 use agent_common::{
-    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, MAX_DESTINATIONS, MAX_PROCESSES,
-    MAX_TUPLES, Mark, ProcessEntry, Settings, TupleKey,
+    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, MAX_ALLOWED, MAX_CGROUPS,
+    MAX_DESTINATIONS, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -31,6 +31,22 @@ pub static PROTECTED4: LpmTrie<DestinationKey, Destination, { MAX_DESTINATIONS a
 #[btf_map]
 pub static PROTECTED6: LpmTrie<DestinationKey, Destination, { MAX_DESTINATIONS as usize }> = LpmTrie::new();
 
+/// Users of the scope, by uid.
+#[btf_map]
+pub static USERS: HashMap<u32, Membership, { MAX_USERS as usize }> = HashMap::new();
+
+/// Cgroups of the scope, by id.
+#[btf_map]
+pub static CGROUPS: HashMap<u64, Membership, { MAX_CGROUPS as usize }> = HashMap::new();
+
+/// IPv4 destinations that lockdown allows; port 0 stands for any.
+#[btf_map]
+pub static ALLOWED4: LpmTrie<DestinationKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
+
+/// IPv6 destinations that lockdown allows; port 0 stands for any.
+#[btf_map]
+pub static ALLOWED6: LpmTrie<DestinationKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
+
 /// Processes that connect, by tgid.
 #[btf_map]
 pub static PROCESSES: HashMap<u32, ProcessEntry, { MAX_PROCESSES as usize }> = HashMap::new();
@@ -47,7 +63,7 @@ pub static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
 #[btf_map]
 pub static PUBLISHED: SkStorage<TupleKey> = SkStorage::new();
 
-/// Roles of the agent's own sockets.
+/// Roles of the agent's own sockets, and which others are in scope.
 #[btf_map]
 pub static MARKS: SkStorage<Mark> = SkStorage::new();
 

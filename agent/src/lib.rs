@@ -11,6 +11,7 @@ pub mod model;
 pub mod policy;
 pub mod protocol;
 pub mod recording;
+pub mod selftest;
 pub mod session;
 pub mod target;
 pub mod warden;

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -137,8 +138,8 @@ fn contract(world: &World) -> Outcome {
     assert_eq!(
         orders.addresses,
         [
-            Address::Name { host: "orders.db.internal".into(), port: 5432 },
-            Address::Socket(([10, 20, 0, 5], 5432).into()),
+            Address::Name { host: "orders.db.internal".into(), ports: 5432.into() },
+            SocketAddr::from(([10, 20, 0, 5], 5432)).into(),
         ]
     );
     assert_eq!(orders.sockets, [Path::new("/run/postgresql/.s.PGSQL.5432")]);
@@ -157,7 +158,7 @@ fn contract(world: &World) -> Outcome {
 
     assert_eq!((ledger.mode, ledger.durability), (Mode::Observe, Durability::Strict));
     assert!(matches!(ledger.credential, CredentialSource::Client));
-    assert_eq!(ledger.addresses[0], Address::Socket(([10, 20, 0, 6], 5432).into()));
+    assert_eq!(ledger.addresses[0], SocketAddr::from(([10, 20, 0, 6], 5432)).into());
     assert_eq!(ledger.columns[0].database.as_deref(), Some("shop"));
     assert_eq!(ledger.columns[0].table, "odd.name");
 

@@ -13,7 +13,9 @@ use std::{
 };
 
 use agent::{
-    config::{Address, Agent, Config, Credential, CredentialSource, Durability, Target, TlsMode, UpstreamTls},
+    config::{
+        Address, Agent, Config, Credential, CredentialSource, Durability, NAME_GRACE, Target, TlsMode, UpstreamTls,
+    },
     model::{Flow, Liveness as _, Mode, Process},
     warden::{self, Handed, Liveness, Unidentified, Warden},
 };
@@ -171,7 +173,7 @@ impl Host {
 
     /// Names of the pinned links.
     pub fn links(&self) -> Vec<String> {
-        let Ok(pins) = fs::read_dir(self.pins.join("v1")) else { return Vec::new() };
+        let Ok(pins) = fs::read_dir(self.pins.join("v2")) else { return Vec::new() };
         let names = pins.map(|pin| pin.expect("a pin").file_name().into_string().expect("a name"));
         names.filter(|name| name.starts_with("link_")).collect()
     }
@@ -257,8 +259,9 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
         panic!("wrong arguments: {arguments:?}");
     };
     let directory = Path::new(directory);
-    let place = |text: &str| Address::Socket(text.parse().expect("an address"));
-    let name = Address::Name { host: "name.invalid".into(), port: named_port.parse().expect("a port") };
+    let place = |text: &str| text.parse::<SocketAddr>().expect("an address").into();
+    let port: u16 = named_port.parse().expect("a port");
+    let name = Address::Name { host: "name.invalid".into(), ports: port.into() };
     let config = Config {
         path: directory.join("postern.toml"),
         agent: Agent {
@@ -268,6 +271,7 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
             pin_dir: pins.into(),
             user: "nobody".into(),
             group: None,
+            name_grace: NAME_GRACE,
         },
         targets: vec![
             target("enforced", vec![place(v4), place(local), place(elsewhere)], Mode::Enforce, directory),
@@ -276,8 +280,9 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
             target("named", vec![name], Mode::Enforce, directory),
         ],
         roles: Vec::new(),
+        intercept: agent::config::Intercept::default(),
     };
-    match warden::run(&config, spawn_proxy) {
+    match warden::run(&config, spawn_proxy.then_some(warden::Spawn { must_enforce: false })) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

@@ -242,6 +242,10 @@ impl Daemon for Fixed {
         status
     }
 
+    fn self_test(&self) -> Result<Vec<agent::selftest::Attempt>, String> {
+        Ok(Vec::new())
+    }
+
     fn reload(&self) -> Result<Policies, String> {
         Ok(Policies { count: 4, epoch: 3 })
     }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::{
@@ -43,7 +43,7 @@ impl Builder {
             name: "orders".into(),
             protocol: "postgres".into(),
             mode: Mode::Enforce,
-            addresses: vec![config::Address::Socket(destination)],
+            addresses: vec![destination.into()],
             sockets: Vec::new(),
             tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
             serve: None,
@@ -137,6 +137,7 @@ impl Proxy {
                     },
                     principal,
                     destination: builder.destination,
+                    named: None,
                     target: Arc::clone(&target),
                     masking_key: Arc::from([7; 32]),
                     services: Services {
@@ -259,8 +260,9 @@ impl Host for Stand {
     fn certificate<'a>(
         &'a self,
         target: &'a config::Target,
+        destination: IpAddr,
     ) -> Boxed<'a, Result<(String, zeroize::Zeroizing<String>), HostError>> {
-        Box::pin(async move { self.authority.issue(target).map_err(|error| HostError(error.to_string())) })
+        Box::pin(async move { self.authority.issue(target, destination).map_err(|error| HostError(error.to_string())) })
     }
 
     fn attempted(&self, _: &str, _: Option<&str>) {}

@@ -20,6 +20,7 @@ use crate::run::{self, Outcome};
 /// Debian packages that building and testing need, beside those of [`KERNEL_SIDE_PACKAGES`].
 const PACKAGES: &[&str] = &[
     "ca-certificates",
+    "dnsmasq-base",
     "gcc",
     "haproxy",
     "iproute2",

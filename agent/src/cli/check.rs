@@ -10,7 +10,7 @@ use super::{
     output::{Out, count},
 };
 use crate::{
-    config::{Config, ConfigErrors, Fault, Files, Match, nearest},
+    config::{Config, ConfigErrors, Fault, Files, Match, nearest, nested},
     model::Mode,
     policy, protocol,
 };
@@ -24,7 +24,8 @@ struct Found {
     configuration: Vec<Fault>,
     /// The policies; `None` if the configuration does not say where they are.
     policies: Option<policy::Checked>,
-    /// What is allowed and has no effect: names that only the policies have, matches that nothing on this host meets.
+    /// What is allowed and has no effect: names that only the policies have, matches that nothing on this host
+    /// meets; and addresses that lie inside another target's network.
     warnings: Vec<String>,
 }
 
@@ -37,7 +38,9 @@ pub fn run(global: &Global, out: &mut Out) -> Result<(), Failure> {
     let loaded = Config::load(&global.config, &names, Files::Check).and_then(on_this_host);
     let policies = loaded.as_ref().ok().map(|config| policy::check(&config.agent.policies, protocol::FRAGMENTS));
     let warnings = match (&loaded, &policies) {
-        (Ok(config), Some(checked)) => unmatched(config, checked).chain(unmet(config)).collect(),
+        (Ok(config), Some(checked)) => {
+            unmatched(config, checked).chain(unmet(config)).chain(nested(&config.targets)).collect()
+        }
         _ => Vec::new(),
     };
     let passed = loaded.is_ok() && policies.as_ref().is_some_and(policy::Checked::passed);

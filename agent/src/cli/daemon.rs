@@ -12,7 +12,10 @@ use crate::{
     config::{Config, ConfigErrors, Files},
     protocol,
     recording::{OpenError, RecoveryError},
-    session::daemon::{self, ProxyError},
+    session::{
+        daemon::{self, ProxyError},
+        memory,
+    },
     warden,
 };
 
@@ -22,6 +25,16 @@ pub struct Options {
     /// Form of the messages on standard error. POSTERN_LOG selects which: `debug`, `info,agent::warden=trace`, …
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
+    /// End, instead of serving degraded, unless the self-test finds every path closed and all else is in order too.
+    #[arg(long, value_enum, value_name = "STATE")]
+    require: Option<State>,
+}
+
+/// A state that the agent must be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum State {
+    /// As `postern status` calls it.
+    Enforcing,
 }
 
 /// Warden and proxy together.
@@ -45,6 +58,7 @@ pub fn warden(global: &Global, options: &Options) -> Result<(), Failure> {
 /// # Errors
 /// Why it ended.
 pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
+    memory::limit();
     logging::start(options.log_format)?;
     // A warden that starts this process has signals blocked, which it inherits, and by which it is to be ended.
     SigSet::all().thread_unblock().map_err(|error| Failure::wrong(format!("signals cannot be taken: {error}")))?;
@@ -58,7 +72,7 @@ pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     let config = load(global, Files::Skip)?;
     let runtime = Runtime::new().map_err(|error| Failure::wrong(format!("the proxy cannot start: {error}")))?;
     let state_dir = config.agent.state_dir.clone();
-    runtime.block_on(daemon::run(config)).map_err(|error| {
+    runtime.block_on(daemon::run(config, options.require.is_some())).map_err(|error| {
         let failure = Failure::wrong(error.to_string());
         match error {
             ProxyError::Log(OpenError::Recovery(RecoveryError::Scan(_) | RecoveryError::Shortened { .. })) => {
@@ -82,7 +96,8 @@ fn privileged(global: &Global, options: &Options, spawn_proxy: bool) -> Result<(
     if !checked.passed() {
         return Err(Failure::usage(checked.to_string()));
     }
-    warden::run(&config, spawn_proxy).map(drop).map_err(|error| Failure::wrong(error.to_string()))
+    let proxy = spawn_proxy.then_some(warden::Spawn { must_enforce: options.require.is_some() });
+    warden::run(&config, proxy).map(drop).map_err(|error| Failure::wrong(error.to_string()))
 }
 
 fn load(global: &Global, files: Files) -> Result<Config, Failure> {

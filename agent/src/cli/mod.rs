@@ -19,6 +19,7 @@ mod man;
 mod output;
 mod places;
 mod policy;
+mod selftest;
 mod sessions;
 mod status;
 mod uninstall;
@@ -125,6 +126,18 @@ enum Ask {
                             Exit code 0: enforcing; 1: degraded, with the reasons; 3: the agent is not there, and \
                             protected targets are refused to everybody.")]
     Status,
+    /// Try every path to the targets from a process in scope, and tell how each went.
+    #[command(after_help = "Examples:\n  \
+                            postern selftest\n  \
+                            postern selftest --json | jq '.[] | select(.outcome.outcome == \"reached\")'\n\n\
+                            The attempts go to an address of the agent's own, never to a target. The agent makes the same \
+                            test when it starts.\n\n\
+                            Exit code 0: every path is redirected or refused; 1: one is open, or could not be tried; 3: the \
+                            agent is not there.")]
+    Selftest,
+    /// Make the attempts of the self-test. The warden starts this.
+    #[command(hide = true)]
+    Attempts(selftest::Options),
     /// List, show and replay sessions.
     #[command(subcommand)]
     Sessions(sessions::Command),
@@ -192,6 +205,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Ask::Check => check::run(&global, out),
         Ask::Doctor => doctor::run(&global, out),
         Ask::Status => status::run(&global, out),
+        Ask::Selftest => selftest::run(&global, out),
+        Ask::Attempts(options) => selftest::attempt(&options, out),
         Ask::Sessions(command) => sessions::run(&global, &command, out),
         Ask::Audit(command) => audit::run(&global, &command, out),
         Ask::Policy(command) => policy::run(&global, &command, out),

@@ -7,7 +7,7 @@ use toml_edit::Document;
 use super::{
     Config, ConfigErrors, agent,
     files::{AS_ROOT, Files},
-    role,
+    intercept, overlap, role,
     section::{Report, Section, Span},
     target,
 };
@@ -48,6 +48,7 @@ impl Config {
         };
         let root = Section::root(&report, document.as_table());
         let agent = agent::read(&root);
+        let intercept = intercept::read(&root);
         let roles = role::read(&root);
         let targets = target::read(&root, protocols, &agent.user);
         agree(&report, &roles, &targets);
@@ -56,6 +57,7 @@ impl Config {
         let config = Self {
             path: path.to_owned(),
             agent,
+            intercept,
             roles: roles.into_iter().filter_map(|role| role.role).collect(),
             targets: targets.into_iter().filter_map(|target| target.target).collect(),
         };
@@ -64,8 +66,10 @@ impl Config {
     }
 }
 
-/// What must be so over all tables: names are unique, addresses lead to one target, roles that are named exist.
+/// What must be so over all tables: names are unique, addresses lead to one target and fit into the kernel's maps, roles that
+/// are named exist.
 fn agree(report: &Report<'_>, roles: &[role::Read], targets: &[target::Read]) {
+    overlap::check(report, targets);
     let mut names: HashMap<(&str, &str), &Span> = HashMap::new();
     let mut once = |kind, name, span| {
         if let Some(first) = names.insert((kind, name), span) {
@@ -83,9 +87,6 @@ fn agree(report: &Report<'_>, roles: &[role::Read], targets: &[target::Read]) {
     for target in targets {
         if let Some(name) = &target.name {
             once("target", &name.value, &name.span);
-        }
-        for address in &target.addresses {
-            once("address", &address.value, &address.span);
         }
         for socket in &target.sockets {
             once("socket", &socket.value, &socket.span);

@@ -3,7 +3,7 @@
 //! *Invariant:* a configuration with any fault is refused whole, and all its faults are reported at once, each with file,
 //! line and remedy.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{path::PathBuf, time::Duration};
 
 use crate::model::{Mode, Style};
 
@@ -13,14 +13,20 @@ mod columns;
 mod credential;
 mod fault;
 mod files;
+mod intercept;
 mod load;
+mod network;
+mod overlap;
 mod role;
 mod section;
 mod target;
 
+pub use address::AddressError;
 pub(crate) use fault::nearest;
 pub use fault::{ConfigErrors, Fault};
 pub use files::Files;
+pub use network::{Network, Ports};
+pub use overlap::nested;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +38,8 @@ pub struct Config {
     pub path: PathBuf,
     /// Settings of the agent itself.
     pub agent: Agent,
+    /// Whose connections are intercepted.
+    pub intercept: Intercept,
     /// Targets, in the order of the file; a target's index is its position here.
     pub targets: Vec<Target>,
     /// Roles, in the order of the file.
@@ -53,6 +61,63 @@ pub struct Agent {
     pub user: String,
     /// Members of this group may use the control socket beside root. Default: nobody else.
     pub group: Option<String>,
+    /// How long an address stays protected that a name no longer stands for, once no connection to it is open. Default
+    /// [`NAME_GRACE`].
+    pub name_grace: Duration,
+}
+
+/// The default of `name_grace`: clients go on with an answer that they have long after it was one, and none of the usual ones
+/// for longer than some minutes.
+pub const NAME_GRACE: Duration = Duration::from_secs(600);
+
+/// Addresses that one name can stand for at a time, old ones among them. A name with more is not one that anybody serves a
+/// database under, and each takes an entry of the kernel's map for each port.
+pub const MAX_NAME_ADDRESSES: usize = 256;
+
+/// `[intercept]`: who is in scope. The default is the whole host.
+#[derive(Clone, Debug, Default)]
+pub struct Intercept {
+    /// Only these are in scope; if it is empty, everybody is.
+    pub include: Members,
+    /// These are not, whatever else is true.
+    pub exclude: Members,
+    /// Whether forwarded packets to targets pass. Default: they are dropped.
+    pub pass_forwarded: bool,
+    /// Whoever is in scope reaches nothing but the targets and this.
+    pub lockdown: Option<Lockdown>,
+}
+
+/// Processes, by any of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Units of the system manager.
+    pub units: Vec<String>,
+    /// User names, or uids.
+    pub users: Vec<String>,
+    /// Cgroup paths: themselves and all below them.
+    pub cgroups: Vec<String>,
+}
+
+/// `[intercept.lockdown]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lockdown {
+    /// Resolvers that may be asked (port 53); `None`: those of the host's `resolv.conf`.
+    pub dns: Option<Vec<std::net::IpAddr>>,
+    /// What else may be reached.
+    pub allow: Vec<Allowed>,
+}
+
+/// A network that lockdown allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Why, in the operator's words.
+    pub name: String,
+    /// First address of the network.
+    pub address: std::net::IpAddr,
+    /// Length of its prefix.
+    pub prefix: u8,
+    /// Only this port; `None`: any, and protocols without ports.
+    pub port: Option<u16>,
 }
 
 /// `[[target]]`
@@ -83,14 +148,19 @@ pub struct Target {
 /// An address of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// `10.20.0.5:5432`, `[fd00::5]:5432`
-    Socket(SocketAddr),
+    /// `10.20.0.5:5432`, `[fd00::5]:5432`, `10.20.0.0/24:5432-5439`
+    Network {
+        /// One host, or many.
+        network: Network,
+        /// The ports there.
+        ports: Ports,
+    },
     /// `orders.db.internal:5432`
     Name {
         /// Host name.
         host: String,
-        /// Port.
-        port: u16,
+        /// The ports there.
+        ports: Ports,
     },
 }
 

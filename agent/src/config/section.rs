@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
 };
 
@@ -171,6 +171,19 @@ impl<'a> Section<'a> {
         let what = format!("{key} in {} is not an absolute path: \"{}\"", self.name, path.display());
         self.fault(&text.span, what, "write the whole path, beginning with / and without \"..\"");
         None
+    }
+
+    /// A number of seconds under a key.
+    pub(super) fn seconds(&self, key: &'static str, allowed: RangeInclusive<u64>) -> Option<u64> {
+        let item = self.item(key)?;
+        let seconds = item.value.as_integer().and_then(|number| u64::try_from(number).ok());
+        let seconds = seconds.filter(|seconds| allowed.contains(seconds));
+        if seconds.is_none() {
+            let (least, most) = allowed.into_inner();
+            let what = format!("{key} in {} is not a number of seconds from {least} to {most}", self.name);
+            self.fault(&item.span, what, format!("write {key} = {most}, or less, without quotes"));
+        }
+        seconds
     }
 
     /// One of some words under a key.

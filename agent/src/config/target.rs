@@ -15,7 +15,7 @@ pub(super) struct Read {
     /// `None` if something in it is wrong.
     pub(super) target: Option<Target>,
     pub(super) name: Option<Spanned<String>>,
-    pub(super) addresses: Vec<Spanned<String>>,
+    pub(super) addresses: Vec<Spanned<Address>>,
     pub(super) sockets: Vec<Spanned<String>>,
     /// Roles that its credentials name.
     pub(super) roles: Vec<Spanned<String>>,
@@ -70,14 +70,7 @@ fn one(mut section: Section<'_>, protocols: &[&str], user: &str) -> Read {
             columns,
             durability: durability.unwrap_or(Durability::Batched),
         });
-    let addresses = addresses.into_iter();
-    Read {
-        target,
-        name,
-        addresses: addresses.map(|each| Spanned { value: each.value.to_string(), span: each.span }).collect(),
-        sockets,
-        roles,
-    }
+    Read { target, name, addresses, sockets, roles }
 }
 
 fn addresses(section: &Section<'_>) -> Vec<Spanned<Address>> {
@@ -90,12 +83,11 @@ fn addresses(section: &Section<'_>) -> Vec<Spanned<Address>> {
     }
     let mut addresses = Vec::new();
     for text in section.texts("address", EXAMPLE) {
-        match Address::parse(&text.value) {
+        match text.value.parse::<Address>() {
             Ok(address) => addresses.push(Spanned { value: address, span: text.span }),
             Err(problem) => {
-                let what = format!("address \"{}\" in {} {problem}", text.value, section.name);
-                let remedy = "write \"NAME:PORT\", \"IPV4:PORT\" or \"[IPV6]:PORT\", such as \"10.20.0.5:5432\"";
-                section.fault(&text.span, what, remedy);
+                let what = format!("address \"{}\" in {} {}", text.value, section.name, problem.what);
+                section.fault(&text.span, what, problem.remedy);
             }
         }
     }

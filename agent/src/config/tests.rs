@@ -25,13 +25,45 @@ fn the_nearest_word_is_found_or_none() {
 
 #[test]
 fn addresses_are_read_in_one_form() {
-    let read = |text: &str| Address::parse(text).map(|address| address.to_string());
-    assert_eq!(read("10.20.0.5:5432").as_deref(), Ok("10.20.0.5:5432"));
-    assert_eq!(read("[::ffff:10.20.0.5]:5432").as_deref(), Ok("10.20.0.5:5432"));
-    assert_eq!(read("[FD00::0:5]:5432").as_deref(), Ok("[fd00::5]:5432"));
-    assert_eq!(read("Orders.db.internal:5432").as_deref(), Ok("orders.db.internal:5432"));
-    assert_eq!(read("orders_1:5432").as_deref(), Ok("orders_1:5432"));
-    for wrong in ["10.20.0.5", "fd00::5:5432", "10.20.5:5432", ":5432", "a..b:5432", "255.255.255.255:1"] {
+    let read = |text: &str| text.parse::<Address>().map(|address| address.to_string());
+    for (text, form) in [
+        ("10.20.0.5:5432", "10.20.0.5:5432"),
+        ("10.20.0.5/32:5432", "10.20.0.5:5432"),
+        ("[::ffff:10.20.0.5]:5432", "10.20.0.5:5432"),
+        ("[::ffff:10.20.0.0/120]:5432", "10.20.0.0/24:5432"),
+        ("[FD00::0:5]:5432", "[fd00::5]:5432"),
+        ("[fe80::5%2]:5432", "[fe80::5]:5432"),
+        ("[2001:DB8:0::/64]:5432-5439", "[2001:db8::/64]:5432-5439"),
+        ("10.20.0.5:5432-5432", "10.20.0.5:5432"),
+        ("127.0.0.0/8:1-65535", "127.0.0.0/8:1-65535"),
+        ("Orders.db.internal:5432", "orders.db.internal:5432"),
+        ("orders_1:5432-5433", "orders_1:5432-5433"),
+    ] {
+        assert_eq!(read(text), Ok(form.to_owned()), "{text}");
+        assert_eq!(read(form), Ok(form.to_owned()), "{text}");
+    }
+    for wrong in [
+        "10.20.0.5",
+        "10.20.0.0/24",
+        "fd00::5:5432",
+        "fd00::/64:5432",
+        "[fd00::/64]",
+        "10.20.5:5432",
+        "10.20.5/24:5432",
+        "10.20.0.0/024:5432",
+        "10.20.0.0/:5432",
+        "[10.20.0.5]:5432",
+        "[orders]:5432",
+        "orders/24:5432",
+        ":5432",
+        "a..b:5432",
+        "255.255.255.255:1",
+        "10.20.0.5:5432-",
+        "10.20.0.5:-5432",
+        "10.20.0.5:5432-5433-5434",
+        "10.20.0.5:0-5432",
+        "10.20.0.5:5433-5432",
+    ] {
         assert!(read(wrong).is_err(), "{wrong}");
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::Mode,
     recording::{Filter, Log, LogStatus, Page, Record, Summary, timestamp, verify::Report},
+    selftest::Attempt,
 };
 
 mod access;
@@ -43,6 +44,8 @@ pub enum Request {
     Whoami {},
     /// How is the agent?
     Status {},
+    /// Is every path to the targets closed?
+    Selftest {},
     /// Read the policies again.
     Reload {},
     /// Which sessions are there?
@@ -69,6 +72,8 @@ pub enum Reply {
     Whoami(Whoami),
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Selftest`].
+    Tested(Vec<Attempt>),
     /// To [`Request::Reload`].
     Reloaded(Policies),
     /// To [`Request::Sessions`].
@@ -201,6 +206,12 @@ pub struct OpenSession {
 pub trait Daemon: Send + Sync {
     /// How it is.
     fn status(&self) -> Status;
+
+    /// Tries every path to the targets. Blocks for a second or so.
+    ///
+    /// # Errors
+    /// The attempts could not be made, and why.
+    fn self_test(&self) -> Result<Vec<Attempt>, String>;
 
     /// Reads the policies again. May block. If they have faults the old ones stay in force.
     ///

@@ -151,6 +151,13 @@ impl Server {
                 send(writer, &Reply::Done).await
             }
             Request::Status {} => stream(writer, move |out| out.send(Reply::Status(Box::new(daemon.status())))).await,
+            Request::Selftest {} => {
+                stream(writer, move |out| match daemon.self_test() {
+                    Ok(attempts) => out.send(Reply::Tested(attempts)),
+                    Err(fault) => out.fail(format!("the self-test could not be made: {fault}"), None),
+                })
+                .await
+            }
             Request::Reload {} => {
                 stream(writer, move |out| match daemon.reload() {
                     Ok(policies) => out.send(Reply::Reloaded(policies)),

@@ -29,6 +29,10 @@ impl Daemon for Fake {
         }
     }
 
+    fn self_test(&self) -> Result<Vec<crate::selftest::Attempt>, String> {
+        Ok(Vec::new())
+    }
+
     fn reload(&self) -> Result<Policies, String> {
         Err("a.cedar:1: not a policy".into())
     }

@@ -20,7 +20,7 @@ use rcgen::{
 };
 use zeroize::Zeroizing;
 
-use crate::config::{Address, Target};
+use crate::config::{Address, Network, Target};
 
 /// How long the authority is valid: the life of a host.
 const AUTHORITY: Duration = Duration::from_secs(3_650 * 86_400);
@@ -70,7 +70,7 @@ pub enum CaError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Scope {
     names: BTreeSet<String>,
-    addresses: BTreeSet<IpAddr>,
+    networks: BTreeSet<Network>,
 }
 
 impl Scope {
@@ -78,17 +78,12 @@ impl Scope {
         let mut scope = Self::default();
         for address in targets.into_iter().flat_map(|target| &target.addresses) {
             match address {
-                Address::Socket(socket) => {
-                    scope.addresses.insert(socket.ip().to_canonical());
+                Address::Network { network, .. } => {
+                    scope.networks.insert(*network);
                 }
-                Address::Name { host, .. } => match host.parse() {
-                    Ok(address) => {
-                        scope.addresses.insert(address);
-                    }
-                    Err(_) => {
-                        scope.names.insert(host.trim_end_matches('.').to_ascii_lowercase());
-                    }
-                },
+                Address::Name { host, .. } => {
+                    scope.names.insert(host.trim_end_matches('.').to_ascii_lowercase());
+                }
             }
         }
         scope
@@ -96,7 +91,7 @@ impl Scope {
 
     /// One line for each name, by which a stored authority is told from one for other names.
     fn lines(&self) -> String {
-        let names = self.names.iter().cloned().chain(self.addresses.iter().map(IpAddr::to_string));
+        let names = self.names.iter().cloned().chain(self.networks.iter().map(Network::to_string));
         names.map(|name| name + "\n").collect()
     }
 }
@@ -135,18 +130,22 @@ impl Authority {
         &self.certificate
     }
 
-    /// A certificate chain and its key (PEM) for all names of a target.
+    /// A certificate chain and its key (PEM) for all names and single addresses of a target, and for the address that a client
+    /// asked for if that is in one of the target's networks.
     ///
     /// # Errors
     /// [`CaError`]
-    pub fn issue(&self, target: &Target) -> Result<(String, Zeroizing<String>), CaError> {
+    pub fn issue(&self, target: &Target, asked: IpAddr) -> Result<(String, Zeroizing<String>), CaError> {
         let scope = Scope::of([target]);
         let mut leaf = CertificateParams::default();
         leaf.distinguished_name.push(DnType::CommonName, target.name.as_str());
         for name in &scope.names {
             leaf.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
-        leaf.subject_alt_names.extend(scope.addresses.iter().copied().map(SanType::IpAddress));
+        let asked = scope.networks.iter().any(|network| network.contains(asked)).then_some(asked);
+        let single = scope.networks.iter().filter(|network| network.is_host()).map(|network| network.address());
+        let addresses: BTreeSet<IpAddr> = single.chain(asked).collect();
+        leaf.subject_alt_names.extend(addresses.into_iter().map(SanType::IpAddress));
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         leaf.use_authority_key_identifier_extension = true;
@@ -166,19 +165,20 @@ fn parameters(scope: &Scope) -> Result<CertificateParams, rcgen::Error> {
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let names = scope.names.iter().cloned().map(GeneralSubtree::DnsName);
-    let addresses = scope.addresses.iter().map(|address| {
-        GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(*address, if address.is_ipv4() { 32 } else { 128 }))
-    });
-    let mut permitted: Vec<_> = names.chain(addresses).collect();
+    let networks = scope
+        .networks
+        .iter()
+        .map(|network| GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(network.address(), network.prefix())));
+    let mut permitted: Vec<_> = names.chain(networks).collect();
     let mut excluded = Vec::new();
     // A kind of name that no target has is not confined by a list of another kind.
     if scope.names.is_empty() {
         excluded.push(GeneralSubtree::DnsName(String::new()));
     }
-    if scope.addresses.iter().all(IpAddr::is_ipv6) {
+    if scope.networks.iter().all(|network| network.address().is_ipv6()) {
         excluded.push(GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix([0; 4], 0)));
     }
-    if scope.addresses.iter().all(IpAddr::is_ipv4) {
+    if scope.networks.iter().all(|network| network.address().is_ipv4()) {
         excluded.push(GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix([0; 16], 0)));
     }
     permitted.dedup();

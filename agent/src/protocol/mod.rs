@@ -8,7 +8,12 @@ pub mod dial;
 pub mod postgres;
 pub mod tls;
 
-use std::{net::SocketAddr, os::fd::BorrowedFd, path::Path, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+    path::Path,
+    sync::Arc,
+};
 
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
@@ -48,10 +53,12 @@ pub trait Host: Send + Sync {
     fn login<'a>(&'a self, target: &'a config::Target, principal: &'a Principal)
     -> Boxed<'a, Result<Login, HostError>>;
 
-    /// Certificate chain and key (PEM) from the agent's own authority, for names of this target.
+    /// Certificate chain and key (PEM) from the agent's own authority, for names of this target, and for the address that a
+    /// client asked for if that is one of its networks'.
     fn certificate<'a>(
         &'a self,
         target: &'a config::Target,
+        destination: IpAddr,
     ) -> Boxed<'a, Result<(String, Zeroizing<String>), HostError>>;
 
     /// Notes, for the agent's state, that a session with a target began, or what of the target or of the settings for it kept
@@ -80,6 +87,8 @@ pub struct Connection {
     pub principal: Arc<Principal>,
     /// Where the client wanted to go, and where the agent dials.
     pub destination: SocketAddr,
+    /// The target's name that stands for the destination, if one does.
+    pub named: Option<String>,
     /// The target's settings.
     pub target: Arc<config::Target>,
     /// Key of the target for the style `hash`.

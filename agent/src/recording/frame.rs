@@ -45,6 +45,8 @@ impl Kind {
             Event::AgentStarted { .. } => 1,
             Event::AgentStopped {} => 2,
             Event::LogRepaired { .. } => 3,
+            Event::NameFailed { .. } => 4,
+            Event::NameRestored { .. } => 5,
             Event::SessionStarted(_) => 16,
             Event::ConnectionRefused { .. } => 17,
             Event::Decided(_) => 18,

@@ -61,6 +61,26 @@ pub enum Event {
         /// How many bytes of it were there.
         bytes: u64,
     },
+    /// The name of a target does not resolve any more, or what it stands for cannot be protected. Recorded once, when it begins.
+    NameFailed {
+        /// The name.
+        name: String,
+        /// The targets that have it.
+        targets: Vec<String>,
+        /// Why.
+        reason: String,
+        /// How many addresses it had; they stay protected.
+        kept: usize,
+    },
+    /// All is well again with a name that had failed.
+    NameRestored {
+        /// The name.
+        name: String,
+        /// The targets that have it.
+        targets: Vec<String>,
+        /// How many addresses are protected for it now.
+        addresses: usize,
+    },
     /// A session was admitted.
     SessionStarted(Box<SessionStart>),
     /// A connection was refused before there was a session.

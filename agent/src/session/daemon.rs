@@ -1,7 +1,8 @@
 //! The proxy process: its parts, wired; started, served, and ended in order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,15 +15,16 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Proxy, attempts::Attempts};
+use super::{Proxy, attempts::Attempts, tested::Tested};
 use crate::{
-    config::{Address, Config},
+    config::Config,
     control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
     credential::MaskingKeys,
     model::Subject,
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
     recording::{Log, OpenError, Options},
+    selftest::Attempt,
     target::Targets,
     warden::{AskError, Handed, Warden},
 };
@@ -36,6 +38,9 @@ pub enum ProxyError {
     /// The privileged half is not there or refuses.
     #[error("the warden: {0}")]
     Warden(#[from] AskError),
+    /// It must enforce, and does not.
+    #[error("not enforcing: {0}")]
+    NotEnforcing(String),
     /// The privileged half has ended, so that nobody can tell who connects.
     #[error("the warden has ended")]
     WardenGone,
@@ -60,7 +65,7 @@ pub enum ProxyError {
 ///
 /// # Errors
 /// [`ProxyError`]
-pub async fn run(config: Config) -> Result<(), ProxyError> {
+pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     let Config { agent, targets, roles, .. } = config;
     let policy = Arc::new(Reloadable::load(&agent.policies, protocol::FRAGMENTS)?);
     let authority = Authority::open(&agent.state_dir, &targets)?;
@@ -73,7 +78,7 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
     let Handed { listeners, liveness } = handed;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
-        targets: Targets::new(targets),
+        targets: Targets::new(targets, &agent.state_dir, agent.name_grace),
         roles,
         policy: Arc::clone(&policy),
         liveness: Arc::new(liveness),
@@ -82,16 +87,27 @@ pub async fn run(config: Config) -> Result<(), ProxyError> {
         masking: MaskingKeys::open(&agent.state_dir)?,
         open: Open::default(),
         attempts: Attempts::default(),
+        tested: Tested::default(),
     });
-    proxy.targets.resolve(&*proxy).await;
-
     let mut tasks = JoinSet::new();
+    let (following, keeper) = (Arc::clone(&proxy), Arc::clone(&proxy));
+    tasks.spawn(async move { following.targets.follow(keeper).await });
+    proxy.targets.asked().await;
     for listener in listeners {
         tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
     }
-    let resolving = Arc::clone(&proxy);
-    tasks.spawn(async move { resolving.targets.keep_resolving(&*resolving).await });
+    tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
+    // Before anybody is told how the agent is. What it leads here is accepted above.
+    if let Err(error) = proxy.self_test().await {
+        tracing::error!(error, "the self-test could not be made");
+    }
+    if must_enforce {
+        let (_, state) = running.condition().await;
+        if !state.is_empty() {
+            return Err(ProxyError::NotEnforcing(state.join("; ")));
+        }
+    }
     tasks.spawn(control::serve(control, access, Arc::clone(&running) as Arc<dyn Daemon>));
     tracing::info!(targets = proxy.targets.all().len(), "serving");
     // Under systemd: ready. Elsewhere nobody listens.
@@ -159,6 +175,11 @@ impl Open {
         Noted { open: self, session: subject.session.clone() }
     }
 
+    /// Where they lead.
+    pub(super) fn destinations(&self) -> BTreeSet<SocketAddr> {
+        self.lock().values().map(|(subject, _)| subject.principal.flow.destination).collect()
+    }
+
     fn on(&self, target: &str) -> u64 {
         self.lock().values().filter(|(subject, _)| subject.target == target).count() as u64
     }
@@ -221,24 +242,9 @@ struct Running {
 
 impl Daemon for Running {
     fn status(&self) -> Status {
-        let warden = &self.proxy.warden;
-        let kernel =
-            self.handle.block_on(async { Ok::<_, AskError>((warden.counters().await?, warden.missing().await?)) });
-        let (counters, kernel) = match kernel {
-            Ok((counters, missing)) => (
-                counters,
-                missing.iter().map(|program| format!("the kernel program {program} is not in force")).collect(),
-            ),
-            Err(error) => (BTreeMap::new(), vec![format!("the warden does not answer: {error}")]),
-        };
         let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
+        let (counters, problems) = self.handle.block_on(self.condition());
         let log = control::LogReport::from(self.proxy.log.status());
-        let problems = targets
-            .iter()
-            .flat_map(|target| target.problems.iter().map(|problem| format!("{}: {problem}", target.name)))
-            .chain(log.problems.iter().cloned())
-            .chain(kernel);
-        let problems: Vec<String> = problems.collect();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -252,6 +258,10 @@ impl Daemon for Running {
             policies: self.policies(),
             log,
         }
+    }
+
+    fn self_test(&self) -> Result<Vec<Attempt>, String> {
+        self.handle.block_on(self.proxy.self_test())
     }
 
     fn reload(&self) -> Result<Policies, String> {
@@ -269,20 +279,34 @@ impl Daemon for Running {
 }
 
 impl Running {
+    /// The kernel side's counters, and everything that keeps the agent from enforcing.
+    async fn condition(&self) -> (BTreeMap<String, u64>, Vec<String>) {
+        let warden = &self.proxy.warden;
+        let kernel = async { Ok::<_, AskError>((warden.counters().await?, warden.missing().await?)) };
+        let (counters, kernel) = match kernel.await {
+            Ok((counters, missing)) => (
+                counters,
+                missing.iter().map(|program| format!("the kernel program {program} is not in force")).collect(),
+            ),
+            Err(error) => (BTreeMap::new(), vec![format!("the warden does not answer: {error}")]),
+        };
+        let targets = self.proxy.targets.all().iter().enumerate().flat_map(|(index, target)| {
+            let problems = self.proxy.targets.problems(index).into_iter();
+            problems.map(|problem| format!("{}: {problem}", target.name)).collect::<Vec<_>>()
+        });
+        let log = control::LogReport::from(self.proxy.log.status()).problems;
+        let problems = targets.chain(log).chain(kernel).chain(self.proxy.tested.problems()).collect();
+        (counters, problems)
+    }
+
     fn target(&self, index: usize) -> TargetStatus {
         let target = &self.proxy.targets.all()[index];
-        let literal = target.addresses.iter().filter_map(|address| match address {
-            Address::Socket(socket) => Some(*socket),
-            Address::Name { .. } => None,
-        });
-        let mut addresses: Vec<String> = literal.map(|socket| socket.to_string()).collect();
-        addresses.extend(self.proxy.targets.resolved(index).iter().map(ToString::to_string));
         let (last_session, last_trouble) = self.proxy.attempts.of(&target.name);
         TargetStatus {
             name: target.name.clone(),
             protocol: target.protocol.clone(),
             mode: target.mode,
-            addresses,
+            addresses: self.proxy.targets.addresses(index),
             connections: self.proxy.open.on(&target.name),
             problems: self.proxy.targets.problems(index),
             last_session,

@@ -5,9 +5,18 @@
 
 mod attempts;
 pub mod daemon;
+pub mod memory;
+mod tested;
 
-use std::{os::fd::AsFd, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
+    path::Path,
+    sync::Arc,
+};
 
+use agent_common::CANARY;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use zeroize::Zeroizing;
@@ -22,7 +31,7 @@ use crate::{
     policy::Reloadable,
     protocol::{self, Connection, Host, HostError, Login, ca::Authority},
     recording::{self, Append, Event, Log},
-    target::{Protect, Targets},
+    target::{Change, Found, Keeper, Targets},
     warden::{Unidentified, Warden},
 };
 
@@ -51,6 +60,8 @@ pub struct Proxy {
     pub open: daemon::Open,
     /// How the last attempts to begin a session ended.
     attempts: attempts::Attempts,
+    /// What the last self-test found.
+    tested: tested::Tested,
 }
 
 impl Proxy {
@@ -77,19 +88,23 @@ impl Proxy {
             Err(Unidentified { flow, reason }) => {
                 let denial = Denial::closed(reason.to_string());
                 let Some(flow) = flow else { return self.refuse(&client, None, Who::Nobody, &denial) };
-                let target = self.targets.find(&flow).ok();
-                return self.refuse(&client, target.as_deref(), Who::Noted(flow), &denial);
+                if flow.target == CANARY {
+                    // The self-test's own: led here, as it must be.
+                    return;
+                }
+                let found = self.targets.find(&flow).ok();
+                return self.refuse(&client, found.as_ref().map(|found| &*found.target), Who::Noted(flow), &denial);
             }
         };
 
         // Where to? The original destination decides, not what the client says later.
-        let target = self.targets.find(&flow);
+        let found = self.targets.find(&flow);
 
         // On whose behalf? The configuration assigns roles by those facts.
-        let principal = Arc::new(self.principal(flow, process, target.as_deref().ok()));
+        let principal = Arc::new(self.principal(flow, process, found.as_ref().ok().map(|found| &*found.target)));
 
-        let target = match target {
-            Ok(target) => target,
+        let Found { target, name } = match found {
+            Ok(found) => found,
             Err(denial) => return self.refuse(&client, None, Who::Proven(principal), &denial),
         };
         let Some(serve) = protocol::protocol(&target.protocol) else {
@@ -107,6 +122,7 @@ impl Proxy {
         let connection = Connection {
             subject: subject.clone(),
             destination: principal.flow.destination,
+            named: name,
             masking_key: self.masking.of(&target.name),
             services: self.services(&target),
             host: Arc::clone(&self) as Arc<dyn Host>,
@@ -223,8 +239,9 @@ impl Host for Proxy {
     fn certificate<'a>(
         &'a self,
         target: &'a config::Target,
+        destination: IpAddr,
     ) -> Boxed<'a, Result<(String, Zeroizing<String>), HostError>> {
-        Box::pin(async move { self.authority.issue(target).map_err(|error| HostError(error.to_string())) })
+        Box::pin(async move { self.authority.issue(target, destination).map_err(|error| HostError(error.to_string())) })
     }
 
     fn attempted(&self, target: &str, trouble: Option<&str>) {
@@ -232,9 +249,23 @@ impl Host for Proxy {
     }
 }
 
-impl Protect for Proxy {
-    fn protect<'a>(&'a self, target: u32, addresses: &'a [std::net::SocketAddr]) -> Boxed<'a, Result<(), String>> {
-        Box::pin(async move { self.warden.protect(target, addresses).await.map_err(|error| error.to_string()) })
+impl Keeper for Proxy {
+    fn protect<'a>(&'a self, target: u32, entry: u32, addresses: &'a [IpAddr]) -> Boxed<'a, Result<(), String>> {
+        Box::pin(async move { self.warden.protect(target, entry, addresses).await.map_err(|error| error.to_string()) })
+    }
+
+    fn open(&self) -> BTreeSet<SocketAddr> {
+        self.open.destinations()
+    }
+
+    fn changed(&self, change: Change) {
+        let event = match change {
+            Change::Failed { name, targets, reason, kept } => Event::NameFailed { name, targets, reason, kept },
+            Change::Restored { name, targets, addresses } => Event::NameRestored { name, targets, addresses },
+        };
+        if let Err(error) = self.log.append(&event) {
+            tracing::error!(%error, "a change of a name could not be recorded");
+        }
     }
 }
 

@@ -1,68 +1,101 @@
 //! Original destination -> target, and the addresses of targets that are given by name.
 //!
-//! *Invariant:* a flow finds its target by the index that the kernel program noted *and* by the address that the target
-//! has in the configuration or had by name; if the two disagree, there is no target.
+//! *Invariant:* a flow finds its target only if the kernel program and this module agree on it: by the index that was noted,
+//! and by whose address the destination is.
+
+mod hosts;
+mod kept;
+mod known;
+mod resolve;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::{Arc, RwLock},
+    cmp::Reverse,
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
     time::Duration,
 };
 
+use self::hosts::Hosts;
 use crate::{
-    config::{Address, Target},
+    config::{Address, Network, Target},
     model::{Boxed, Denial, Flow},
 };
 
-/// Time between two resolutions of the targets' names.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+/// What the names of targets need of the rest of the agent.
+pub trait Keeper: Send + Sync {
+    /// Protects these addresses, in place of those that were given before, for an address by name: that at index `entry` among
+    /// the addresses of the target at index `target`.
+    fn protect<'a>(&'a self, target: u32, entry: u32, addresses: &'a [IpAddr]) -> Boxed<'a, Result<(), String>>;
 
-/// Addresses that the names of a target may have stood for. Old ones stay protected, so a name that rotates without end
-/// needs a bound.
-const MAX_ADDRESSES: usize = 256;
+    /// The destinations of all connections that are open.
+    fn open(&self) -> BTreeSet<SocketAddr>;
 
-/// Where the addresses of named targets are protected: the seam to the warden.
-pub trait Protect: Send + Sync {
-    /// Protects these addresses, beside those of the configuration, for the target at this index, in place of those that
-    /// were given before.
-    fn protect<'a>(&'a self, target: u32, addresses: &'a [SocketAddr]) -> Boxed<'a, Result<(), String>>;
+    /// Records that something has changed.
+    fn changed(&self, change: Change);
 }
 
-/// The targets, and every address that each has had.
+/// What has become of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It does not resolve any more, or what it stands for cannot be protected.
+    Failed {
+        /// The name.
+        name: String,
+        /// The targets that have it.
+        targets: Vec<String>,
+        /// Why.
+        reason: String,
+        /// How many addresses it had; they stay protected.
+        kept: usize,
+    },
+    /// All is well with it again.
+    Restored {
+        /// The name.
+        name: String,
+        /// The targets that have it.
+        targets: Vec<String>,
+        /// How many addresses it has now, old ones among them.
+        addresses: usize,
+    },
+}
+
+/// The targets, and the addresses that their names stand for.
 pub struct Targets {
     targets: Vec<Arc<Target>>,
-    named: RwLock<BTreeMap<usize, BTreeSet<SocketAddr>>>,
-    problems: RwLock<BTreeMap<(usize, String), String>>,
+    hosts: Arc<Hosts>,
+}
+
+/// A target that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The target.
+    pub target: Arc<Target>,
+    /// Its name that stands for the destination, if one does.
+    pub name: Option<String>,
 }
 
 impl Targets {
-    /// The targets of a configuration.
+    /// The targets of a configuration. What their names stood for last is read from the state directory.
     #[must_use]
-    pub fn new(targets: Vec<Target>) -> Self {
-        Self {
-            targets: targets.into_iter().map(Arc::new).collect(),
-            named: RwLock::default(),
-            problems: RwLock::default(),
-        }
+    pub fn new(targets: Vec<Target>, state_dir: &Path, grace: Duration) -> Self {
+        let hosts = Arc::new(Hosts::new(&targets, state_dir, grace));
+        Self { targets: targets.into_iter().map(Arc::new).collect(), hosts }
     }
 
     /// The target that a flow was meant for.
     ///
     /// # Errors
     /// A denial if the noted index and the original destination do not belong together.
-    pub fn find(&self, flow: &Flow) -> Result<Arc<Target>, Denial> {
+    pub fn find(&self, flow: &Flow) -> Result<Found, Denial> {
+        let (address, port) = (flow.destination.ip().to_canonical(), flow.destination.port());
         let index = flow.target as usize;
-        let unknown = || Denial::closed(format!("{} is not an address of a configured target", flow.destination));
-        let target = self.targets.get(index).ok_or_else(unknown)?;
-        let configured = target
-            .addresses
-            .iter()
-            .any(|address| matches!(address, Address::Socket(socket) if same(*socket, flow.destination)));
-        if configured || read(&self.named).get(&index).is_some_and(|named| named.contains(&flow.destination)) {
-            Ok(Arc::clone(target))
-        } else {
-            Err(unknown())
+        match (self.owner(address, port), self.targets.get(index)) {
+            (Some(owner), Some(target)) if owner == index => {
+                Ok(Found { target: Arc::clone(target), name: self.hosts.name_of(index, address) })
+            }
+            _ => Err(Denial::closed(format!("{} is not an address of a configured target", flow.destination))),
         }
     }
 
@@ -72,95 +105,79 @@ impl Targets {
         &self.targets
     }
 
-    /// The addresses that the names of the target at this index have stood for.
+    /// The addresses of the target at this index that are protected at present, as an operator reads them.
     #[must_use]
-    pub fn resolved(&self, index: usize) -> Vec<SocketAddr> {
-        read(&self.named).get(&index).into_iter().flatten().copied().collect()
+    pub fn addresses(&self, index: usize) -> Vec<String> {
+        let Some(target) = self.targets.get(index) else { return Vec::new() };
+        let configured = target.addresses.iter().filter(|address| matches!(address, Address::Network { .. })).cloned();
+        let named = target.addresses.iter().filter_map(|address| match address {
+            Address::Name { host, ports } => Some((host, *ports)),
+            Address::Network { .. } => None,
+        });
+        let named = named.flat_map(|(host, ports)| {
+            let known = self.hosts.addresses(host).into_iter();
+            known.map(move |address| Address::Network { network: Network::host(address), ports })
+        });
+        let mut seen = BTreeSet::new();
+        configured.chain(named).map(|address| address.to_string()).filter(|text| seen.insert(text.clone())).collect()
     }
 
     /// What an operator should know about the target at this index.
     #[must_use]
     pub fn problems(&self, index: usize) -> Vec<String> {
-        let mut problems: Vec<String> = read(&self.problems)
-            .iter()
-            .filter(|((target, _), _)| *target == index)
-            .map(|(_, problem)| problem.clone())
-            .collect();
-        if let Some(target) = self.targets.get(index) {
-            if target.addresses.iter().any(|address| matches!(address, Address::Name { .. })) {
-                problems.push("name-only: another resolver may answer differently".to_owned());
-            }
-            if !target.sockets.is_empty() {
-                problems.push("unix: connections to the target's sockets on this host are not intercepted".to_owned());
-            }
+        let Some(target) = self.targets.get(index) else { return Vec::new() };
+        let mut problems = self.hosts.problems(index);
+        if self.open_beside_its_names(target) {
+            problems.push("name-only: another resolver may answer differently".to_owned());
+        }
+        if !target.sockets.is_empty() {
+            problems.push("unix: connections to the target's sockets on this host are not intercepted".to_owned());
         }
         problems
     }
 
-    /// Resolves the names of all targets once and protects what they stand for. A name that does not resolve keeps the
-    /// addresses that it had.
-    pub async fn resolve(&self, protect: &dyn Protect) {
-        for (index, target) in self.targets.iter().enumerate() {
-            for address in &target.addresses {
-                let Address::Name { host, port } = address else { continue };
-                let problem = self.resolve_name(index, host, *port, protect).await.err();
-                let key = (index, format!("{host}:{port}"));
-                let mut problems = write(&self.problems);
-                match problem {
-                    Some(problem) => {
-                        tracing::warn!(target_name = target.name, host, problem, "a target's name does not resolve");
-                        problems.insert(key, problem);
-                    }
-                    None => drop(problems.remove(&key)),
+    /// Follows the names of all targets until dropped: first protects what they stood for last, then what they stand for now.
+    pub async fn follow(&self, keeper: Arc<dyn Keeper>) {
+        Arc::clone(&self.hosts).follow(keeper).await;
+    }
+
+    /// Waits until every name was asked for once since [`Targets::follow`], but not for ever.
+    pub async fn asked(&self) {
+        self.hosts.asked().await;
+    }
+
+    /// Whose a destination is: the target with the longest prefix, as the kernel finds it. Where a network of the configuration
+    /// has a single host, it comes before a name that stands for it; of two names, the one of the first target counts.
+    fn owner(&self, address: IpAddr, port: u16) -> Option<usize> {
+        let configured = self.targets.iter().enumerate().flat_map(|(index, target)| {
+            target.addresses.iter().filter_map(move |of| match of {
+                Address::Network { network, ports } if network.contains(address) && ports.contains(port) => {
+                    Some((network.prefix(), true, Reverse(index)))
                 }
-            }
-        }
-    }
-
-    /// [`Targets::resolve`] for ever.
-    pub async fn keep_resolving(&self, protect: &dyn Protect) {
-        loop {
-            tokio::time::sleep(RESOLVE_EVERY).await;
-            self.resolve(protect).await;
-        }
-    }
-
-    async fn resolve_name(&self, index: usize, host: &str, port: u16, protect: &dyn Protect) -> Result<(), String> {
-        let found: BTreeSet<SocketAddr> = tokio::net::lookup_host((host, port))
-            .await
-            .map_err(|error| format!("unresolved: {host}: {error}"))?
-            .map(|mut socket| {
-                socket.set_ip(socket.ip().to_canonical());
-                socket
+                _ => None,
             })
-            .collect();
-        let all: Vec<SocketAddr> = {
-            // Known before protected: a connection that is redirected at once must already find its target. Old addresses
-            // stay: connections to them may be open, and a name that changes back must not find a gap.
-            let mut named = write(&self.named);
-            let known = named.entry(index).or_default();
-            if found.is_subset(known) {
-                return Ok(());
-            }
-            if known.union(&found).count() > MAX_ADDRESSES {
-                return Err(format!("unresolved: {host} has had more than {MAX_ADDRESSES} addresses"));
-            }
-            known.extend(found);
-            known.iter().copied().collect()
-        };
-        protect.protect(index as u32, &all).await.map_err(|error| format!("unprotected: {host}: {error}"))
+        });
+        let whole = Network::host(address).prefix();
+        let named = self.hosts.owners(address, port).into_iter().map(|index| (whole, false, Reverse(index)));
+        configured.chain(named).max().map(|(_, _, Reverse(index))| index)
+    }
+
+    /// Whether a client whose resolver answers something else than the agent's could reach a target past the agent: it has a
+    /// name, and the networks that the configuration gives it do not hold all that the name stands for.
+    fn open_beside_its_names(&self, target: &Target) -> bool {
+        target.addresses.iter().any(|address| {
+            let Address::Name { host, ports: wanted } = address else { return false };
+            let closed = |at: &IpAddr| {
+                target.addresses.iter().any(|of| match of {
+                    Address::Network { network, ports } => network.contains(*at) && ports.covers(*wanted),
+                    Address::Name { .. } => false,
+                })
+            };
+            let known = self.hosts.addresses(host);
+            known.is_empty() || !known.iter().all(closed)
+        })
     }
 }
 
-/// Whether two socket addresses are one destination: scope and flow label of IPv6 do not make another target.
-fn same(left: SocketAddr, right: SocketAddr) -> bool {
-    left.ip().to_canonical() == right.ip().to_canonical() && left.port() == right.port()
-}
-
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
+#[cfg(test)]
+mod tests;

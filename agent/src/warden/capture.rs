@@ -6,10 +6,11 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::IpAddr,
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use agent_common::{COUNTER_NAMES, FlowRecord, LAYOUT, MARK_LISTENER, MARK_UPSTREAM, Mark, ProcessEntry, Settings};
@@ -27,10 +28,12 @@ use super::{
     destinations::{Destinations, ProtectError},
     features::{self, Found, Selection, State},
     host::HostError,
+    interfaces::Interfaces,
     pins::{self, Loaded},
+    scope::{self, ScopeError},
     sys::{self, Plain},
 };
-use crate::config::Target;
+use crate::config::Config;
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
@@ -44,6 +47,8 @@ pub(super) struct Capture {
     marks: Mutex<SkStorage<MapData, Mark>>,
     destinations: Mutex<Destinations>,
     programs: Vec<Loaded>,
+    /// `None` where the kernel has no links to interfaces.
+    interfaces: Option<Arc<Interfaces>>,
     cgroup: OwnedFd,
     directory: PathBuf,
 }
@@ -77,11 +82,11 @@ impl Capture {
     ///
     /// Until [`Capture::listen_at`], every connection to a protected destination is refused.
     pub(super) fn start(
-        pin_dir: &Path,
-        cgroup: BorrowedFd<'_>,
+        config: &Config,
+        (cgroup_root, cgroup): (&Path, BorrowedFd<'_>),
         netns: u64,
-        targets: &[Target],
     ) -> Result<(Self, KernelLog), CaptureError> {
+        let pin_dir = &config.agent.pin_dir;
         let directory = pin_dir.join(format!("v{LAYOUT}"));
         pins::check(pin_dir, &directory)?;
         let mut loader = EbpfLoader::new();
@@ -96,11 +101,15 @@ impl Capture {
         };
 
         let mut settings: Array<_, Plain<Settings>> = map(&mut kernel, "SETTINGS")?;
-        let closed = Settings { netns, port: 0, pad: [0; 3] };
+        // Closed, for whoever was in scope until now.
+        let Plain(before) = settings.get(&0, 0)?;
+        let mut closed = Settings { netns, port: 0, ..before };
         settings.set(0, Plain(closed), 0)?;
         let v4 = map(&mut kernel, "PROTECTED4")?;
         let v6 = map(&mut kernel, "PROTECTED6")?;
-        let destinations = Destinations::new(v4, v6, targets)?;
+        let destinations = Destinations::new(v4, v6, &config.targets)?;
+        closed.scope = scope::establish(&config.intercept, cgroup_root, &directory)?;
+        settings.set(0, Plain(closed), 0)?;
 
         let Selection { programs, features } = features::select(&mut kernel, &types()?)?;
         features::demand(&features)?;
@@ -109,6 +118,11 @@ impl Capture {
         }
         let adopted = pins::attach(&mut kernel, &programs, &directory, cgroup)?;
         let programs = pins::loaded(&kernel, &programs)?;
+        let interfaces = match programs.iter().any(|program| program.is_interface()) {
+            true => Some(Interfaces::start(pins::descriptor(&kernel, "interface")?, &directory)),
+            false => None,
+        };
+        let interfaces = interfaces.transpose().map_err(CaptureError::Interfaces)?;
         for program in &programs {
             if !program.in_force(&directory, cgroup)? {
                 return Err(CaptureError::NotInForce(program.name));
@@ -129,6 +143,7 @@ impl Capture {
             marks: Mutex::new(map(&mut kernel, "MARKS")?),
             destinations: Mutex::new(destinations),
             programs,
+            interfaces,
             cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
             directory,
         };
@@ -194,15 +209,23 @@ impl Capture {
         sys::pinned(&self.directory.join("PROCESSES"), true)
     }
 
-    /// Takes new addresses of a target that is known by name.
-    pub(super) fn protect(&self, target: u32, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
-        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect(target, addresses)
+    /// Takes new addresses of a name: of the address at index `entry` of a target.
+    pub(super) fn protect(&self, target: u32, entry: u32, addresses: &[IpAddr]) -> Result<(), ProtectError> {
+        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect(target, entry, addresses)
+    }
+
+    /// Protects the self-test's addresses; none once it is over.
+    pub(super) fn protect_canary(&self, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
+        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect_canary(addresses)
     }
 
     /// The programs that are no longer in force: somebody with the right to do so has detached or replaced them.
     pub(super) fn missing(&self) -> Vec<String> {
         let missing = |program: &&Loaded| !program.in_force(&self.directory, self.cgroup.as_fd()).unwrap_or(false);
-        self.programs.iter().filter(missing).map(|program| program.name.to_owned()).collect()
+        let programs = self.programs.iter().filter(missing).map(|program| program.name.to_owned());
+        let interfaces = self.interfaces.as_ref().map_or(Ok(Vec::new()), |interfaces| interfaces.missing());
+        let interfaces = interfaces.unwrap_or_else(|error| vec![format!("interfaces: {error}")]);
+        programs.chain(interfaces).collect()
     }
 
     /// The counters by name.
@@ -254,6 +277,9 @@ pub enum CaptureError {
     /// The kernel does not describe its types.
     #[error("the kernel's type information cannot be read ({0}); Postern needs a kernel with BTF")]
     Types(String),
+    /// The guard on interfaces.
+    #[error("the interfaces of the host cannot be guarded: {0}")]
+    Interfaces(#[source] io::Error),
     /// A program cannot be loaded or attached.
     #[error("the kernel program {name} cannot be put in force: {source} (`postern doctor` tells what this kernel has)")]
     Program {
@@ -262,6 +288,9 @@ pub enum CaptureError {
         /// Why.
         source: Box<ProgramError>,
     },
+    /// Who is in scope cannot be established.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// The kernel lacks something that there is no doing without.
     #[error("this kernel lacks {name}, and takes nothing in its stead: {lost} ({why})")]
     Feature {

@@ -14,7 +14,7 @@ use nix::{
 };
 use tracing::{info, warn};
 
-use super::{WardenError, host::AgentUser, sys};
+use super::{Spawn, WardenError, host::AgentUser, sys};
 
 /// How long the proxy may take to end its sessions and its log.
 const GRACE: Duration = Duration::from_secs(10);
@@ -25,10 +25,13 @@ pub(super) struct Child(process::Child);
 impl Child {
     /// Starts `postern proxy --config F` as the agent's user: without root's groups, without capabilities, and without a way
     /// to gain any.
-    pub(super) fn start(config: &Path, user: AgentUser) -> Result<Self, WardenError> {
+    pub(super) fn start(config: &Path, user: AgentUser, spawn: Spawn) -> Result<Self, WardenError> {
         let binary = std::env::current_exe().map_err(WardenError::Spawn)?;
         let mut command = Command::new(binary);
         command.arg("proxy").arg("--config").arg(config);
+        if spawn.must_enforce {
+            command.args(["--require", "enforcing"]);
+        }
         // It is the warden's to say, and under this name the proxy could claim to be the service.
         command.env_remove("NOTIFY_SOCKET");
         // Changing from root to another user drops the supplementary groups and all capabilities.

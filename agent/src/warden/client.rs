@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, TcpListener},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -30,7 +30,10 @@ use super::{
     Liveness, Reason, Unidentified, sys,
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
 };
-use crate::model::{Flow, Process};
+use crate::{
+    model::{Flow, Process},
+    selftest::Attempt,
+};
 
 /// Questions that wait for their answers at once; the others queue here, not in the socket.
 const MAX_OPEN_QUESTIONS: usize = 64;
@@ -174,12 +177,13 @@ impl Warden {
         }
     }
 
-    /// Protects the addresses that the names of a target have now, in place of those that they had before.
+    /// Protects the addresses that a name stands for now, in place of those that it stood for before: the name that is the
+    /// address at index `entry` of a target.
     ///
     /// # Errors
-    /// The target has no such name, there are too many addresses, or the warden is gone.
-    pub async fn protect(&self, target: u32, addresses: &[SocketAddr]) -> Result<(), AskError> {
-        done(self.ask(Call::Protect { target, addresses: addresses.to_vec() }, None).await)
+    /// There is no such name, there are too many addresses, or the warden is gone.
+    pub async fn protect(&self, target: u32, entry: u32, addresses: &[IpAddr]) -> Result<(), AskError> {
+        done(self.ask(Call::Protect { target, entry, addresses: addresses.to_vec() }, None).await)
     }
 
     /// How many connects were redirected, refused and so on, by the names in [`agent_common::COUNTER_NAMES`].
@@ -200,6 +204,17 @@ impl Warden {
     pub async fn missing(&self) -> Result<Vec<String>, AskError> {
         match self.ask(Call::Missing, None).await? {
             (Answer::Missing(programs), _) => Ok(programs),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    /// Tries every path to a protected destination from a child in scope. It takes a second or so.
+    ///
+    /// # Errors
+    /// The attempts cannot be made, or the warden is gone.
+    pub async fn self_test(&self) -> Result<Vec<Attempt>, AskError> {
+        match self.ask(Call::SelfTest, None).await? {
+            (Answer::SelfTest(attempts), _) => Ok(attempts),
             (answer, _) => Err(refusal(answer)),
         }
     }

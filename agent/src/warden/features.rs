@@ -3,7 +3,7 @@
 //!
 //! *Invariant:* nothing is put in force here. A kernel that lacks something required is refused before anything is.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, os::fd::AsFd as _};
 
 use aya::{
     Btf, Ebpf,
@@ -14,7 +14,11 @@ use serde::Serialize;
 use super::{
     capture::CaptureError,
     pins::{Hook, PROGRAMS, Row},
+    sys,
 };
+
+/// Index of the loopback interface, in every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// Something that not every kernel has.
 #[derive(Debug)]
@@ -39,6 +43,15 @@ pub(super) static PREPARE_EXEC: Feature = Feature {
     lost_with_stand_in: "a kprobe on begin_new_exec stands in: on a kernel with full preemption it can miss the beginning of \
                          an exec, whose end then ends the process's sessions; a failed exec can end them too",
     required: true,
+};
+
+/// Links of programs to interfaces.
+pub(super) static TCX: Feature = Feature {
+    name: "tcx",
+    since: "6.6",
+    lost: "packet sockets and forwarded packets reach targets: `status` says so",
+    lost_with_stand_in: "nothing",
+    required: false,
 };
 
 /// When a program is loaded.
@@ -202,7 +215,12 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
     match (program, hook) {
         (Program::CgroupSockAddr(program), _) => program.load(),
         (Program::CgroupSock(program), _) => program.load(),
+        (Program::CgroupSkb(program), _) => program.load(),
         (Program::SockOps(program), _) => program.load(),
+        (Program::SchedClassifier(program), _) => {
+            program.load()?;
+            sys::link_interface(program.fd()?.as_fd(), LOOPBACK).map(drop).map_err(ProgramError::IOError)
+        }
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, types),
         (Program::KProbe(program), Hook::Probe(function)) => {
             program.load()?;

@@ -156,9 +156,15 @@ pub(super) struct AgentUser {
     pub gid: Gid,
 }
 
-/// Finds a user by name or number. A number that belongs to no user stands for itself, as user and as group.
+/// The user of `agent.user`.
 pub(super) fn agent_user(name: &str) -> Result<AgentUser, HostError> {
-    let failed = |error: nix::Error| HostError::User(name.into(), error.into());
+    user(name, "agent.user")
+}
+
+/// Finds a user by name or number; `key` is where the configuration names it. A number that belongs to no user stands for
+/// itself, as user and as group.
+pub(super) fn user(name: &str, key: &'static str) -> Result<AgentUser, HostError> {
+    let failed = |error: nix::Error| HostError::User(key, name.into(), error.into());
     let found = match name.parse::<u32>() {
         // The kernel takes it for "leave as it is".
         Ok(u32::MAX) => None,
@@ -168,7 +174,7 @@ pub(super) fn agent_user(name: &str) -> Result<AgentUser, HostError> {
         },
         Err(_) => User::from_name(name).map_err(failed)?,
     };
-    let User { uid, gid, .. } = found.ok_or_else(|| HostError::NoUser(name.into()))?;
+    let User { uid, gid, .. } = found.ok_or_else(|| HostError::NoUser(key, name.into()))?;
     Ok(AgentUser { uid, gid })
 }
 
@@ -236,11 +242,11 @@ pub enum HostError {
     #[error("the network namespace cannot be examined: {0}")]
     Netns(#[source] io::Error),
     /// A user cannot be looked up.
-    #[error("agent.user: \"{0}\" cannot be looked up: {1}")]
-    User(String, #[source] io::Error),
+    #[error("{0}: \"{1}\" cannot be looked up: {2}")]
+    User(&'static str, String, #[source] io::Error),
     /// No such user.
-    #[error("agent.user: there is no user \"{0}\"; make one with `useradd --system {0}`")]
-    NoUser(String),
+    #[error("{0}: there is no user \"{1}\"; make one with `useradd --system {1}`")]
+    NoUser(&'static str, String),
 }
 
 #[cfg(test)]

@@ -15,9 +15,12 @@ mod features;
 mod flow;
 mod hash;
 mod host;
+mod interfaces;
 mod liveness;
 mod pins;
 mod process;
+mod scope;
+mod selftest;
 mod server;
 mod sys;
 mod units;
@@ -54,6 +57,7 @@ pub use self::{
     host::HostError,
     liveness::Liveness,
     pins::Removed,
+    scope::ScopeError,
 };
 use self::{capture::Capture, child::Child, process::Examiner, server::Server};
 use crate::{
@@ -71,7 +75,14 @@ pub enum ExitReason {
     Asked,
 }
 
-/// Puts the kernel side in force and serves the proxy; with `spawn_proxy`, starts it as a child and ends with it.
+/// How the warden starts the proxy as its child.
+#[derive(Clone, Copy, Debug)]
+pub struct Spawn {
+    /// The proxy is to end unless every path is closed.
+    pub must_enforce: bool,
+}
+
+/// Puts the kernel side in force and serves the proxy; with `proxy`, starts it as a child and ends with it.
 ///
 /// Must be called on the main thread, before any other is started: it takes over `SIGTERM`, `SIGINT` and `SIGCHLD`, and a
 /// child ends with the thread that started it. What is in force stays so when this returns: until `uninstall`, connections to
@@ -79,13 +90,13 @@ pub enum ExitReason {
 ///
 /// # Errors
 /// The host is not as it must be, the kernel side cannot be put in force, or the proxy has ended.
-pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError> {
+pub fn run(config: &Config, proxy: Option<Spawn>) -> Result<ExitReason, WardenError> {
     // Before threads exist, so that all of them inherit it.
     let signals = take_signals().map_err(WardenError::Signals)?;
     host::check_kernel()?;
     host::check_namespaces()?;
     let user = host::agent_user(&config.agent.user)?;
-    if spawn_proxy && user.uid.is_root() {
+    if proxy.is_some() && user.uid.is_root() {
         return Err(WardenError::RootProxy);
     }
     access::check_policies(&config.agent.policies, user)?;
@@ -99,13 +110,13 @@ pub fn run(config: &Config, spawn_proxy: bool) -> Result<ExitReason, WardenError
     let _lock = host::lock_pins(pins)?;
 
     let netns = host::netns_cookie()?;
-    let (capture, kernel_log) = Capture::start(pins, cgroup.as_fd(), netns, &config.targets)?;
+    let (capture, kernel_log) = Capture::start(config, (cgroup_root.as_path(), cgroup.as_fd()), netns)?;
     let capture = Arc::new(capture);
     thread::Builder::new().name("warden-log".into()).spawn(move || kernel_log.run()).map_err(WardenError::Thread)?;
     let examiner = Arc::new(Examiner::new(cgroup_root));
     let server = Server::start(config, user, Arc::clone(&capture), Arc::clone(&examiner))
         .map_err(|error| WardenError::Socket(config.agent.runtime_dir.join(wire::SOCKET), error))?;
-    let mut child = if spawn_proxy { Some(Child::start(&config.path, user)?) } else { None };
+    let mut child = proxy.map(|spawn| Child::start(&config.path, user, spawn)).transpose()?;
     tell(NotifyState::Ready);
 
     let outcome = watch(&signals, child.as_mut(), || examiner.sweep(&capture));

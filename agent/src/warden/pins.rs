@@ -4,21 +4,21 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::{
-        fd::{AsFd as _, BorrowedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::fs::DirBuilderExt as _,
     },
     path::{Path, PathBuf},
 };
 
 use agent_common::{
-    COUNTERS, Destination, DestinationKey, FlowRecord, MAX_DESTINATIONS, MAX_PROCESSES, MAX_TUPLES, Mark, ProcessEntry,
-    Settings, TupleKey,
+    COUNTERS, Destination, DestinationKey, FlowRecord, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_PROCESSES,
+    MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya::{
     Ebpf,
     maps::{MapInfo, MapType, lpm_trie::Key},
     programs::{
-        CgroupAttachMode, Program, ProgramError,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, PinnedLink},
     },
 };
@@ -28,11 +28,12 @@ use super::{
     capture::CaptureError,
     features::{self, Need},
     host::HostError,
+    interfaces::INTERFACE,
     sys::{self, AttachType, Plain},
 };
 
 /// How names of pinned links begin.
-const LINK: &str = "link_";
+pub(super) const LINK: &str = "link_";
 
 /// Where a program goes.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,8 @@ pub(super) enum Hook {
     Tracepoint(&'static str),
     /// The beginning or the end of a function of the kernel, as the program itself says.
     Probe(&'static str),
+    /// Every interface: see [`super::interfaces`].
+    Interfaces,
 }
 
 /// A program of the kernel side.
@@ -60,7 +63,7 @@ const fn cgroup(name: &'static str, attach_type: AttachType) -> Row {
 }
 
 /// Programs and their hooks, in the order in which they are attached: whoever connects is watched first.
-pub(super) static PROGRAMS: [Row; 13] = [
+pub(super) static PROGRAMS: [Row; 16] = [
     row("prepare_exec", Hook::Tracepoint("sched_prepare_exec"), Need::With(&features::PREPARE_EXEC)),
     row("begin_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
     row("fail_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
@@ -72,8 +75,11 @@ pub(super) static PROGRAMS: [Row; 13] = [
     cgroup("getpeername6", AttachType::GetPeerName6),
     cgroup("sendmsg4", AttachType::SendMsg4),
     cgroup("sendmsg6", AttachType::SendMsg6),
+    cgroup("create", AttachType::SockCreate),
     cgroup("connect4", AttachType::Connect4),
     cgroup("connect6", AttachType::Connect6),
+    cgroup("egress", AttachType::Egress),
+    row("interface", Hook::Interfaces, Need::With(&features::TCX)),
 ];
 
 /// A map as it must be.
@@ -90,7 +96,7 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 }
 
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
-pub(super) const MAPS: [Layout; 9] = [
+pub(super) const MAPS: [Layout; 13] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
     layout(
@@ -107,6 +113,10 @@ pub(super) const MAPS: [Layout; 9] = [
         size_of::<Destination>(),
         MAX_DESTINATIONS,
     ),
+    layout("USERS", MapType::Hash, size_of::<u32>(), size_of::<Membership>(), MAX_USERS),
+    layout("CGROUPS", MapType::Hash, size_of::<u64>(), size_of::<Membership>(), MAX_CGROUPS),
+    layout("ALLOWED4", MapType::LpmTrie, size_of::<Key<Plain<DestinationKey>>>(), size_of::<u32>(), MAX_ALLOWED),
+    layout("ALLOWED6", MapType::LpmTrie, size_of::<Key<Plain<DestinationKey>>>(), size_of::<u32>(), MAX_ALLOWED),
     layout("PROCESSES", MapType::Hash, size_of::<u32>(), size_of::<ProcessEntry>(), MAX_PROCESSES),
     layout("TUPLES", MapType::Hash, size_of::<TupleKey>(), size_of::<FlowRecord>(), MAX_TUPLES),
     layout("FLOWS", MapType::SkStorage, size_of::<i32>(), size_of::<FlowRecord>(), 0),
@@ -156,6 +166,9 @@ pub(super) fn attach(
     for Row { name, hook, .. } in programs.iter().copied() {
         let failed = |source| CaptureError::Program { name, source: Box::new(source) };
         let program = kernel.program_mut(name).ok_or(CaptureError::Missing(name))?;
+        if matches!(hook, Hook::Interfaces) {
+            continue;
+        }
         let pin = directory.join(format!("{LINK}{name}"));
         let present = pin.exists();
         adopted += usize::from(present);
@@ -188,7 +201,12 @@ pub(super) fn attach(
 fn retire(programs: &[&'static Row], directory: &Path) -> Result<(), CaptureError> {
     for pin in children(directory)?.into_iter().filter(|path| is_link(path)) {
         let name = pin.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(LINK));
-        if !programs.iter().any(|program| Some(program.name) == name) {
+        let on_interface = name.is_some_and(|name| name.starts_with(INTERFACE));
+        let needed = programs.iter().any(|program| match program.hook {
+            Hook::Interfaces => on_interface,
+            _ => Some(program.name) == name,
+        });
+        if !needed {
             warn!(pin = %pin.display(), "the link of a program that is not needed any more is removed");
             fs::remove_file(&pin).map_err(|error| CaptureError::Pin(pin, error))?;
         }
@@ -209,6 +227,10 @@ fn attach_program(program: &mut Program, hook: Hook, cgroup: BorrowedFd<'_>) -> 
             let id = program.attach(cgroup, mode)?;
             FdLink::try_from(program.take_link(id)?)
         }
+        Program::CgroupSkb(program) => {
+            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
         Program::SockOps(program) => {
             let id = program.attach(cgroup, mode)?;
             FdLink::try_from(program.take_link(id)?)
@@ -225,6 +247,14 @@ fn attach_program(program: &mut Program, hook: Hook, cgroup: BorrowedFd<'_>) -> 
         _ => return Err(ProgramError::UnexpectedProgramType),
     };
     link.map_err(|_| ProgramError::UnexpectedProgramType)
+}
+
+/// A descriptor of a loaded program.
+pub(super) fn descriptor(kernel: &Ebpf, name: &'static str) -> Result<OwnedFd, CaptureError> {
+    let program = kernel.program(name).ok_or(CaptureError::Missing(name))?;
+    let failed = |source| CaptureError::Program { name, source: Box::new(source) };
+    let fd = program.fd().map_err(failed)?;
+    fd.as_fd().try_clone_to_owned().map_err(|error| failed(ProgramError::IOError(error)))
 }
 
 /// A program that was put in force, and its id in the kernel.
@@ -247,9 +277,17 @@ pub(super) fn loaded(kernel: &Ebpf, programs: &[&'static Row]) -> Result<Vec<Loa
 }
 
 impl Loaded {
+    /// Whether it belongs on every interface.
+    pub(super) fn is_interface(&self) -> bool {
+        matches!(self.hook, Hook::Interfaces)
+    }
+
     /// Asks the kernel whether this program is what runs at its hook: the pinned link leads to it, and it is effective at the
     /// root of the hierarchy.
     pub(super) fn in_force(&self, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<bool, CaptureError> {
+        if self.is_interface() {
+            return Ok(true);
+        }
         let pin = directory.join(format!("{LINK}{}", self.name));
         let link = FdLink::from(PinnedLink::from_pin(&pin)?);
         let linked = link.info()?.program_id() == self.id;
@@ -258,7 +296,7 @@ impl Loaded {
                 Hook::Cgroup(kind) => sys::effective_programs(cgroup, kind)
                     .map_err(|error| CaptureError::Pin(pin, error))?
                     .contains(&self.id),
-                Hook::Tracepoint(_) | Hook::Probe(_) => true,
+                Hook::Tracepoint(_) | Hook::Probe(_) | Hook::Interfaces => true,
             })
     }
 }

@@ -12,7 +12,7 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::ffi::OsStringExt as _,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -51,6 +51,11 @@ impl Examiner {
         // Every kernel since 2.6 shows hundredths of a second.
         let nanoseconds_per_tick = 1_000_000_000 / ticks.filter(|ticks| *ticks > 0).unwrap_or(100);
         Self { cgroup_root, nanoseconds_per_tick, hashes: Hashes::default() }
+    }
+
+    /// Where the cgroup hierarchy is mounted.
+    pub(super) fn cgroup_root(&self) -> &Path {
+        &self.cgroup_root
     }
 
     /// The process that opened the connection of `flow`.

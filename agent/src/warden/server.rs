@@ -35,11 +35,11 @@ use super::{
     flow,
     host::AgentUser,
     process::Examiner,
-    sys,
+    selftest, sys,
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
 };
 use crate::{
-    config::{Config, CredentialSource},
+    config::{Config, CredentialSource, Intercept},
     model::{Flow, Process},
 };
 
@@ -66,6 +66,10 @@ struct Shared {
     files: BTreeSet<PathBuf>,
     targets: usize,
     user: AgentUser,
+    intercept: Intercept,
+    cgroup_root: PathBuf,
+    /// Held by the one self-test at a time.
+    testing: Mutex<()>,
     stopping: AtomicBool,
     /// The connection that is served, to end it from outside.
     current: Mutex<Option<Arc<OwnedFd>>>,
@@ -91,10 +95,13 @@ impl Server {
         let listener = Arc::new(listen_for_proxy(&path, user)?);
         let shared = Arc::new(Shared {
             capture,
-            examiner,
             files: files(config),
             targets: config.targets.len(),
             user,
+            intercept: config.intercept.clone(),
+            cgroup_root: examiner.cgroup_root().to_owned(),
+            testing: Mutex::new(()),
+            examiner,
             stopping: AtomicBool::new(false),
             current: Mutex::new(None),
         });
@@ -257,8 +264,8 @@ impl Session<'_> {
                 Ok(file) => send(Answer::Opened, &[file.as_fd()]),
                 Err(reason) => send(Answer::Refused(reason), &[]),
             },
-            Call::Protect { target, addresses } => {
-                send(done(capture.protect(target, &addresses).map_err(|error| error.to_string())), &[])
+            Call::Protect { target, entry, addresses } => {
+                send(done(capture.protect(target, entry, &addresses).map_err(|error| error.to_string())), &[])
             }
             Call::Counters => {
                 let answer = match capture.counters() {
@@ -268,6 +275,15 @@ impl Session<'_> {
                 send(answer, &[])
             }
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
+            Call::SelfTest => {
+                let shared = self.shared;
+                let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);
+                let answer = match selftest::run(capture, &shared.intercept, &shared.cgroup_root) {
+                    Ok(attempts) => Answer::SelfTest(attempts),
+                    Err(error) => Answer::Refused(error.to_string()),
+                };
+                send(answer, &[])
+            }
         }
     }
 

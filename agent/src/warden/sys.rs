@@ -40,6 +40,8 @@ unsafe impl aya::Pod for Plain<Settings> {}
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttachType {
+    Egress = 1,
+    SockCreate = 2,
     SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,
@@ -50,12 +52,15 @@ pub(super) enum AttachType {
     SockRelease = 34,
 }
 
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 const BPF_F_RDONLY: u32 = 1 << 3;
+const BPF_TCX_EGRESS: u32 = 47;
 
 /// Descriptors in one message: two listeners and the process map.
 const MAX_DESCRIPTORS: usize = 3;
@@ -63,12 +68,26 @@ const MAX_DESCRIPTORS: usize = 3;
 /// Programs of one attach type that [`effective_programs`] asks for. More than 64 cannot be attached to a cgroup.
 const MAX_PROGRAMS: usize = 64;
 
+/// For `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[repr(C)]
 #[derive(Default)]
-struct ObjGet {
+struct PinnedObject {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// For an interface: the place among other programs follows, and zero is the last one.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative_fd: u32,
+    pad: u32,
+    expected_revision: u64,
 }
 
 #[repr(C)]
@@ -101,12 +120,32 @@ struct ProgQuery {
 /// Opens a pinned object.
 pub(super) fn pinned(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjGet {
+    let mut attr = PinnedObject {
         pathname: path.as_ptr() as u64,
         file_flags: if read_only { BPF_F_RDONLY } else { 0 },
-        ..ObjGet::default()
+        ..PinnedObject::default()
     };
     let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins an object.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinnedObject { pathname: path.as_ptr() as u64, bpf_fd: number(object), ..PinnedObject::default() };
+    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Puts a program on what leaves by an interface (kernel 6.6 and later). It goes with the link or the interface.
+pub(super) fn link_interface(program: BorrowedFd<'_>, index: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        prog_fd: number(program),
+        target_ifindex: index,
+        attach_type: BPF_TCX_EGRESS,
+        ..LinkCreate::default()
+    };
+    let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

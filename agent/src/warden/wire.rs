@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, IoSlice},
-    net::SocketAddr,
+    net::IpAddr,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     path::PathBuf,
 };
@@ -14,7 +14,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Unidentified, sys};
-use crate::model::{Flow, Process};
+use crate::{
+    model::{Flow, Process},
+    selftest::Attempt,
+};
 
 /// Longest message in either direction. The longest answer is a process with its groups, paths and (cut) arguments.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
@@ -46,17 +49,21 @@ pub(super) enum Call {
         /// As the configuration spells it.
         path: PathBuf,
     },
-    /// A target that is known by name has these addresses now.
+    /// A name stands for these addresses now. Its ports are those of the configuration.
     Protect {
         /// Index of the target.
         target: u32,
+        /// Index of the name among the target's addresses.
+        entry: u32,
         /// At least one.
-        addresses: Vec<SocketAddr>,
+        addresses: Vec<IpAddr>,
     },
     /// How often did what happen?
     Counters,
     /// Which programs are no longer in force?
     Missing,
+    /// Is every path closed?
+    SelfTest,
 }
 
 /// An answer.
@@ -91,6 +98,8 @@ pub(super) enum Answer {
     Counters(BTreeMap<String, u64>),
     /// To `Missing`.
     Missing(Vec<String>),
+    /// To `SelfTest`.
+    SelfTest(Vec<Attempt>),
     /// To anything that will not be done.
     Refused(String),
 }

@@ -6,12 +6,14 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 
 use serde::Serialize;
 
+use self::nat::Protected;
+
 use super::{
     Failure, Global,
     output::{Colour, Out, clean, count},
 };
 use crate::{
-    config::{Address, Config, ConfigErrors, Files, Target},
+    config::{Address, Config, ConfigErrors, Files, Network},
     protocol,
     warden::{self, Check, Feature, FeatureState},
 };
@@ -63,15 +65,18 @@ pub fn run(global: &Global, out: &mut Out) -> Result<(), Failure> {
 
 /// What the targets' names stand for now, and which rules of address translation concern their addresses.
 fn names_and_rules(config: &Config, checks: &mut Vec<Check>) {
-    let mut protected: Vec<(&Target, SocketAddr)> = Vec::new();
+    let mut protected = Vec::new();
     for target in &config.targets {
         for address in &target.addresses {
             match address {
-                Address::Socket(address) => protected.push((target, *address)),
-                Address::Name { host, port } => {
-                    let found = (host.as_str(), *port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-                    if let Ok(found) = &found {
-                        protected.extend(found.iter().map(|address| (target, *address)));
+                Address::Network { network, ports } => {
+                    protected.push(Protected { target, network: *network, ports: *ports });
+                }
+                Address::Name { host, ports } => {
+                    // Which port is asked with does not matter.
+                    let found = (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+                    for address in found.iter().flatten() {
+                        protected.push(Protected { target, network: Network::host(address.ip()), ports: *ports });
                     }
                     let shown = |found: Vec<SocketAddr>| {
                         let found: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();

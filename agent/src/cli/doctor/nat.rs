@@ -1,13 +1,12 @@
 //! Rules of this host that translate destinations: a second address under which a target is reached is not protected unless
 //! the configuration names it too.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    process::Command,
-};
+use std::{io, net::IpAddr, process::Command};
 
-use crate::{config::Target, warden::Check};
+use crate::{
+    config::{Network, Ports, Target},
+    warden::Check,
+};
 
 /// Programs that print rules, where they are installed.
 const PROGRAMS: &[(&str, &[&str])] =
@@ -16,8 +15,15 @@ const PROGRAMS: &[(&str, &[&str])] =
 /// How a rule says that it translates destinations, in the words of nft and of iptables.
 const WORDS: &[&str] = &[" dnat ", "--to-destination "];
 
+/// Addresses of a target.
+pub(super) struct Protected<'a> {
+    pub target: &'a Target,
+    pub network: Network,
+    pub ports: Ports,
+}
+
 /// Looks at the rules that the installed programs print.
-pub(super) fn check(protected: &[(&Target, SocketAddr)]) -> Vec<Check> {
+pub(super) fn check(protected: &[Protected<'_>]) -> Vec<Check> {
     let mut checks = Vec::new();
     for (program, arguments) in PROGRAMS {
         let outcome = match Command::new(program).args(*arguments).output() {
@@ -35,20 +41,20 @@ pub(super) fn check(protected: &[(&Target, SocketAddr)]) -> Vec<Check> {
     checks
 }
 
-fn findings(rules: &str, protected: &[(&Target, SocketAddr)]) -> Result<(), Vec<String>> {
+fn findings(rules: &str, protected: &[Protected<'_>]) -> Result<(), Vec<String>> {
     let findings: Vec<String> = rules.lines().filter_map(|rule| finding(rule.trim(), protected)).collect();
     if findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 
 /// What is wrong with a rule, if one of its sides is protected and the other is not.
-fn finding(rule: &str, protected: &[(&Target, SocketAddr)]) -> Option<String> {
+fn finding(rule: &str, protected: &[Protected<'_>]) -> Option<String> {
     let (at, word) = WORDS.iter().find_map(|word| Some((rule.find(word)?, word)))?;
     let (matched, goals) = (addresses(&rule[..at]), addresses(&rule[at + word.len()..]));
     let target_of = |(ip, port): &(IpAddr, Option<u16>)| {
-        let same = |(_, address): &&(&Target, SocketAddr)| {
-            address.ip() == *ip && port.is_none_or(|port| port == address.port())
+        let same = |protected: &&Protected<'_>| {
+            protected.network.contains(*ip) && port.is_none_or(|port| protected.ports.contains(port))
         };
-        protected.iter().find(same).map(|(target, _)| target.name.as_str())
+        protected.iter().find(same).map(|protected| protected.target.name.as_str())
     };
     let unprotected = |side: &[(IpAddr, Option<u16>)]| {
         let addresses: Vec<String> =
@@ -89,7 +95,7 @@ fn addresses(text: &str) -> Vec<(IpAddr, Option<u16>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{CredentialSource, Durability, TlsMode, UpstreamTls};
+    use crate::config::{Address, CredentialSource, Durability, TlsMode, UpstreamTls};
 
     fn target() -> Target {
         Target {
@@ -108,7 +114,11 @@ mod tests {
 
     fn about(rule: &str, protected: &[&str]) -> Option<String> {
         let target = target();
-        let protected: Vec<_> = protected.iter().map(|text| (&target, text.parse().unwrap())).collect();
+        let read = |text: &&str| match text.parse() {
+            Ok(Address::Network { network, ports }) => Protected { target: &target, network, ports },
+            other => panic!("{text}: {other:?}"),
+        };
+        let protected: Vec<_> = protected.iter().map(read).collect();
         finding(rule, &protected)
     }
 

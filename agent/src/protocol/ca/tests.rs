@@ -12,11 +12,11 @@ use crate::{
     model::Mode,
 };
 
+/// An address that is no target's.
+const NOWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
 fn target(addresses: &[&str]) -> Target {
-    let address = |text: &&str| match text.parse() {
-        Ok(socket) => Address::Socket(socket),
-        Err(_) => Address::Name { host: (*text).into(), port: 5432 },
-    };
+    let address = |text: &&str| text.parse().or_else(|_| format!("{text}:5432").parse()).expect("an address");
     Target {
         name: "orders".into(),
         protocol: "postgres".into(),
@@ -46,7 +46,7 @@ fn a_certificate_is_good_for_the_names_of_its_target() {
     let directory = tempfile::tempdir().expect("directory");
     let targets = [target(&["orders.db.internal", "10.20.0.5:5432", "[fd00::5]:5432"])];
     let authority = Authority::open(directory.path(), &targets).expect("authority");
-    let (chain, _) = authority.issue(&targets[0]).expect("certificate");
+    let (chain, _) = authority.issue(&targets[0], NOWHERE).expect("certificate");
     for name in ["orders.db.internal", "10.20.0.5", "fd00::5"] {
         verify(&authority, &chain, name).expect(name);
     }
@@ -66,11 +66,30 @@ fn the_authority_is_confined_to_the_configured_targets() {
         ("[fd00::5]:5432", "10.0.0.1:1"),
     ] {
         let authority = Authority::open(directory.path(), &[target(&[own])]).expect("authority");
-        let (chain, _) = authority.issue(&target(&[foreign])).expect("certificate");
+        let (chain, _) = authority.issue(&target(&[foreign]), NOWHERE).expect("certificate");
         let name =
             foreign.parse::<std::net::SocketAddr>().map_or(foreign.to_owned(), |address| address.ip().to_string());
         assert!(verify(&authority, &chain, &name).is_err(), "an authority for {own} vouched for {foreign}");
     }
+}
+
+#[test]
+fn of_a_network_only_the_address_that_was_asked_for_is_vouched_for() {
+    let directory = tempfile::tempdir().expect("directory");
+    let targets = [target(&["10.20.0.0/24:5432", "[2001:db8::/64]:5432"]), target(&["10.30.0.5:5432"])];
+    let authority = Authority::open(directory.path(), &targets).expect("authority");
+    for asked in ["10.20.0.9", "2001:db8::9"] {
+        let (chain, _) = authority.issue(&targets[0], asked.parse().expect("an address")).expect("certificate");
+        verify(&authority, &chain, asked).expect(asked);
+        assert!(verify(&authority, &chain, "10.20.0.10").is_err());
+    }
+    // An address of no network of the target gets no certificate, and the authority could not vouch for it.
+    let outside = "10.20.1.9";
+    let (chain, _) = authority.issue(&targets[0], outside.parse().expect("an address")).expect("certificate");
+    assert!(verify(&authority, &chain, outside).is_err());
+    let wider = target(&["10.20.0.0/16:5432"]);
+    let (chain, _) = authority.issue(&wider, outside.parse().expect("an address")).expect("certificate");
+    assert!(verify(&authority, &chain, outside).is_err());
 }
 
 #[test]

@@ -144,7 +144,7 @@ async fn encrypt(connection: &Connection, mut stream: Stream) -> Result<Stream, 
     let (chain, key) = match &connection.target.serve {
         Some(serve) => (connection.host.read(&serve.cert).await?, connection.host.read(&serve.key).await?),
         None => {
-            let (chain, key) = connection.host.certificate(&connection.target).await?;
+            let (chain, key) = connection.host.certificate(&connection.target, connection.destination.ip()).await?;
             (chain.into_bytes().into(), key.as_bytes().to_vec().into())
         }
     };

@@ -172,7 +172,7 @@ pub struct Upstream {
 /// # Errors
 /// [`UpstreamError`]
 pub async fn open(connection: &Connection, admission: &Admission) -> Result<Server, UpstreamError> {
-    let Connection { host, target, destination, .. } = connection;
+    let Connection { host, target, destination, named, .. } = connection;
     let mut stream = dial(&**host, *destination).await?;
     if target.tls.mode == TlsMode::Disable {
         return Ok(Server::new(Stream::Plain(stream)));
@@ -188,18 +188,20 @@ pub async fn open(connection: &Connection, admission: &Admission) -> Result<Serv
         b'N' => return Err(UpstreamError::NoTls),
         _ => return Err(UpstreamError::Protocol),
     }
-    let name = server_name(target, destination.ip());
+    let name = server_name(target, named.as_deref(), destination.ip());
     let authorities = authorities.as_deref().map(Vec::as_slice);
     Ok(Server::new(tls::connect(stream, target.tls.mode, authorities, &name, ALPN).await?))
 }
 
-/// The name to expect in the server's certificate: as configured, else the first host name of the target, else the address.
-fn server_name(target: &Target, address: std::net::IpAddr) -> String {
-    let host = target.addresses.iter().find_map(|address| match address {
-        Address::Name { host, .. } => Some(host.clone()),
-        Address::Socket(_) => None,
+/// The name to expect in the server's certificate: as configured, else the host name that stands for the address, else the
+/// first host name of the target, else the address.
+fn server_name(target: &Target, named: Option<&str>, address: std::net::IpAddr) -> String {
+    let first = target.addresses.iter().find_map(|address| match address {
+        Address::Name { host, .. } => Some(host.as_str()),
+        Address::Network { .. } => None,
     });
-    target.tls.name.clone().or(host).unwrap_or_else(|| address.to_canonical().to_string())
+    let name = target.tls.name.as_deref().or(named).or(first);
+    name.map_or_else(|| address.to_canonical().to_string(), ToOwned::to_owned)
 }
 
 /// Logs in, and reads what the server says up to its first `ReadyForQuery`.

@@ -1,0 +1,280 @@
+//! The last line: packets, whatever way they were made, that are about to leave for a protected destination.
+//!
+//! `connect` decides; what is dropped here has come past it: a connection older than the agent, or the packets of a raw or
+//! packet socket. Of TCP a packet with payload or SYN is dropped: the kernel's own answers
+//! without payload have sockets of the kernel, and pass.
+//!
+//! *Invariant:* a packet whose destination cannot be read is dropped if it comes from a packet socket in scope, whose headers
+//! the kernel has not made.
+
+use core::mem;
+
+use agent_common::{Counter, DESTINATION_OBSERVE, Destination, MARK_SCOPED, MARK_UPSTREAM, Settings, scope as bits};
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id, bpf_skb_load_bytes_relative},
+};
+
+use crate::{
+    address::{self, Words},
+    maps::{MARKS, SETTINGS, count, stored},
+    scope,
+};
+
+/// Return value of a cgroup program that lets a packet go.
+const PASS: i32 = 1;
+/// Return value of a cgroup program that drops a packet.
+const DROP: i32 = 0;
+/// `TCX_NEXT`, and `TC_ACT_UNSPEC`: what other programs say.
+const NEXT: i32 = -1;
+/// `TC_ACT_SHOT`
+const SHOT: i32 = 2;
+
+/// `BPF_HDR_START_MAC`
+const FRAME: u32 = 0;
+/// `BPF_HDR_START_NET`
+const NETWORK: u32 = 1;
+
+const AF_PACKET: u32 = 17;
+const ETHERNET: u32 = 14;
+const VLAN_TAG: u32 = 4;
+const ETHERTYPE_IP: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+/// Extension headers that are walked. More than real packets have.
+const MAX_EXTENSIONS: usize = 6;
+
+const SYN: u8 = 0x02;
+/// Bits of the fragment offset in IPv4's field of flags and offset.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// The same in IPv6's fragment header.
+const FRAGMENT_OFFSET6: u16 = 0xfff8;
+
+/// What a packet is about.
+enum Packet {
+    /// Nothing that has a protected destination's port, or an answer without payload.
+    Harmless,
+    /// To an address without a port that counts.
+    Elsewhere(Words),
+    /// To an address and port.
+    To(Words, u16),
+    /// Headers that cannot be followed.
+    Unreadable,
+}
+
+/// A packet leaves a socket of any cgroup and network namespace; nothing lies before its network header.
+pub fn egress(skb: *mut __sk_buff) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else { return PASS };
+    // SAFETY: the kernel passes a valid context.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    // SAFETY: the context's socket.
+    let mark = unsafe { stored(&MARKS).get(sk) };
+    if mark == Some(&MARK_UPSTREAM) {
+        return PASS;
+    }
+    let locked = settings.scope & bits::LOCKDOWN != 0;
+    let why = match network(skb, NETWORK, 0) {
+        Packet::Harmless => return PASS,
+        Packet::Unreadable => Counter::Guarded,
+        Packet::To(address, port) => match protected(skb, settings, &address, port) {
+            Some(destination) if destination.flags & DESTINATION_OBSERVE != 0 => return PASS,
+            Some(_) => Counter::Guarded,
+            None if locked && !scope::allowed(&address, port) => Counter::Lockdown,
+            None => return PASS,
+        },
+        Packet::Elsewhere(address) if locked && !scope::allowed(&address, 0) => Counter::Lockdown,
+        Packet::Elsewhere(_) => return PASS,
+    };
+    if mark != Some(&MARK_SCOPED) && !scope::somebody(settings, user(skb), cgroup(skb)) {
+        return PASS;
+    }
+    count(why);
+    DROP
+}
+
+/// A packet leaves by an interface of the host: one of a packet socket, or one that is forwarded, has come by no cgroup.
+pub fn interface(skb: *mut __sk_buff) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else { return NEXT };
+    // SAFETY: the kernel passes a valid context.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    let why = if sk.is_null() {
+        if settings.scope & bits::FORWARD != 0 || !reaches(network(skb, NETWORK, 0)) {
+            return NEXT;
+        }
+        Counter::Forwarded
+    } else {
+        if !is_packet_socket(sk) || !scope::somebody(settings, user(skb), cgroup(skb)) {
+            return NEXT;
+        }
+        if settings.scope & bits::LOCKDOWN != 0 {
+            Counter::Lockdown
+        } else if reaches(frame(skb)) || bare(skb) {
+            Counter::Guarded
+        } else {
+            return NEXT;
+        }
+    };
+    count(why);
+    SHOT
+}
+
+fn is_packet_socket(sk: *mut bpf_sock) -> bool {
+    // SAFETY: the caller has looked whether there is one; this field every kind of socket has.
+    unsafe { core::ptr::read_volatile(&raw const (*sk).family) == AF_PACKET }
+}
+
+/// Whether a packet reaches an enforced destination, or may.
+fn reaches(packet: Packet) -> bool {
+    match packet {
+        Packet::To(address, port) => address::destination(&address, port)
+            .is_some_and(|destination| destination.flags & DESTINATION_OBSERVE == 0),
+        Packet::Unreadable => true,
+        Packet::Harmless | Packet::Elsewhere(_) => false,
+    }
+}
+
+/// Whether a frame, read as what a packet socket makes for an interface without frames, reaches an enforced destination.
+fn bare(skb: *mut __sk_buff) -> bool {
+    match network(skb, FRAME, 0) {
+        Packet::Unreadable => false,
+        packet => reaches(packet),
+    }
+}
+
+/// The protected destination of a packet. Another network namespace's loopback is never meant.
+fn protected(skb: *mut __sk_buff, settings: &Settings, address: &Words, port: u16) -> Option<Destination> {
+    let destination = address::destination(address, port)?;
+    // SAFETY: the helper takes the program's context.
+    if address.is_loopback() && unsafe { bpf_get_netns_cookie(skb.cast()) } != settings.netns {
+        return None;
+    }
+    Some(destination)
+}
+
+/// A frame as a packet socket makes it: the type in it decides where it goes, not what the socket calls it.
+fn frame(skb: *mut __sk_buff) -> Packet {
+    let mut at = ETHERNET;
+    let Some(mut kind) = load::<[u8; 2]>(skb, FRAME, ETHERNET - 2).map(u16::from_be_bytes) else {
+        return Packet::Harmless;
+    };
+    for _ in 0..2 {
+        if kind == ETHERTYPE_VLAN || kind == ETHERTYPE_QINQ {
+            let Some(inner) = load::<[u8; 2]>(skb, FRAME, at + 2) else { return Packet::Unreadable };
+            kind = u16::from_be_bytes(inner);
+            at += VLAN_TAG;
+        }
+    }
+    match kind {
+        ETHERTYPE_IP | ETHERTYPE_IPV6 => network(skb, FRAME, at),
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Packet::Unreadable,
+        _ => Packet::Harmless,
+    }
+}
+
+/// A packet whose network header is at `at` from `base`.
+#[inline(always)]
+fn network(skb: *mut __sk_buff, base: u32, at: u32) -> Packet {
+    match load::<u8>(skb, base, at).map(|first| first >> 4) {
+        Some(4) => ipv4(skb, base, at),
+        Some(6) => ipv6(skb, base, at),
+        _ => Packet::Harmless,
+    }
+}
+
+#[inline(always)]
+fn ipv4(skb: *mut __sk_buff, base: u32, at: u32) -> Packet {
+    let Some(header) = load::<[u8; 20]>(skb, base, at) else { return Packet::Unreadable };
+    let length = u32::from(header[0] & 15) * 4;
+    let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
+    let address = Words::mapped(u32::from_ne_bytes([header[16], header[17], header[18], header[19]]));
+    // What follows the first fragment is of no use without it.
+    if u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_OFFSET != 0 {
+        return Packet::Harmless;
+    }
+    transport(skb, base, at + length, header[9], address, total.checked_sub(length))
+}
+
+#[inline(always)]
+fn ipv6(skb: *mut __sk_buff, base: u32, at: u32) -> Packet {
+    let Some(header) = load::<[u32; 10]>(skb, base, at) else { return Packet::Unreadable };
+    let [_, length, _, _, _, _, a, b, c, d] = header;
+    let [high, low, mut next, _] = length.to_ne_bytes();
+    let mut left = u32::from(u16::from_be_bytes([high, low]));
+    let address = Words([a, b, c, d]);
+    let mut at = at + 40;
+    for _ in 0..MAX_EXTENSIONS {
+        let unit = match next {
+            HOP_BY_HOP | DESTINATION_OPTIONS => 8,
+            // The last hop is another address than the header's; `connect` saw it, a packet socket has no `connect`.
+            ROUTING if base == FRAME => return Packet::Unreadable,
+            ROUTING => 8,
+            AUTHENTICATION => 4,
+            FRAGMENT => match load::<[u8; 4]>(skb, base, at) {
+                Some([_, _, high, low]) if u16::from_be_bytes([high, low]) & FRAGMENT_OFFSET6 == 0 => 0,
+                Some(_) => return Packet::Harmless,
+                None => return Packet::Unreadable,
+            },
+            _ => return transport(skb, base, at, next, address, Some(left)),
+        };
+        let Some([following, size]) = load::<[u8; 2]>(skb, base, at) else { return Packet::Unreadable };
+        let size = match unit {
+            0 => 8,
+            4 => (u32::from(size) + 2) * 4,
+            _ => (u32::from(size) + 1) * 8,
+        };
+        next = following;
+        at += size;
+        left = left.saturating_sub(size);
+    }
+    Packet::Unreadable
+}
+
+/// `left` is the length of the transport header and its payload, 0 if the packet does not say.
+#[inline(always)]
+fn transport(skb: *mut __sk_buff, base: u32, at: u32, protocol: u8, address: Words, left: Option<u32>) -> Packet {
+    if !matches!(protocol, TCP | UDP | UDPLITE | SCTP | DCCP) {
+        return Packet::Elsewhere(address);
+    }
+    let Some([_, _, high, low]) = load::<[u8; 4]>(skb, base, at) else { return Packet::Unreadable };
+    let port = u16::from_be_bytes([high, low]);
+    if protocol == TCP {
+        let Some([offset, flags]) = load::<[u8; 2]>(skb, base, at + 12) else { return Packet::Unreadable };
+        let header = u32::from(offset >> 4) * 4;
+        // A length of zero is a packet that is larger than the field can say.
+        if flags & SYN == 0 && left.is_some_and(|left| left != 0 && left <= header) {
+            return Packet::Harmless;
+        }
+    }
+    Packet::To(address, port)
+}
+
+fn load<T: Copy>(skb: *mut __sk_buff, base: u32, at: u32) -> Option<T> {
+    // SAFETY: all-zero is a value of the arrays of integers that this is used for.
+    let mut value: T = unsafe { mem::zeroed() };
+    let size = mem::size_of::<T>() as u32;
+    // SAFETY: the helper writes `size` bytes or fails; any bytes are a value.
+    let result = unsafe { bpf_skb_load_bytes_relative(skb.cast(), at, (&raw mut value).cast(), size, base) };
+    if result == 0 { Some(value) } else { None }
+}
+
+fn user(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the helper takes the program's context.
+    unsafe { bpf_get_socket_uid(skb) }
+}
+
+fn cgroup(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: the helper takes the program's context.
+    unsafe { bpf_skb_cgroup_id(skb) }
+}

@@ -1,0 +1,344 @@
+//! Nothing gets around it: a matrix of attempts to reach a protected target directly, each proven to reach it while the
+//! programs are not in force.
+//!
+//! The target is a machine of its own behind a link, and a server on loopback; the judge listens on the wire ([`ground`]). An
+//! attempt is a process of the one user who is in scope ([`field`]). It first runs as a control, without an agent. Only if the
+//! target was reached then does it count; what the kernel at hand lacks is listed as untested, and must be on the list of what
+//! may be. With the agent it must end at the proxy, identified as what it is, or nowhere, and nothing may reach the target.
+
+mod attempts;
+mod field;
+mod ground;
+mod host;
+mod netlink;
+mod packet;
+mod scope;
+mod sys;
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use attempts::{Ending, Row};
+use field::{Attempt, INSIDE, Stage};
+use ground::{Ground, HOST, pick};
+use host::{Host, Proxy, Scope};
+
+/// An error is a text for whoever reads the test's output.
+type Outcome<T = ()> = Result<T, String>;
+
+/// Attempts that need what not every kernel, or not every host, has.
+const MAY_BE_UNTESTED: &[&str] = &[
+    // Modules, and protocols that newer kernels have no more.
+    "UDP-Lite",
+    "SCTP: connect",
+    "SCTP: sendto",
+    "DCCP",
+];
+
+/// The table of the manual.
+const TABLE: &str = include_str!("../../agent/docs/bypass.md");
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [_, "warden", directory, pins, scope] => host::run_warden(directory, pins, scope),
+        [_, "watchdog", pins, suite] => host::run_watchdog(pins, suite),
+        [_, "attempt", row, six, early, proxy, guest] => field::run(row, six, early, proxy, guest),
+        [_, "maker", family, kind] => attempts::run_maker(family, kind),
+        [_, words @ ..] => suite(words),
+        [] => ExitCode::FAILURE,
+    }
+}
+
+fn suite(words: &[&str]) -> ExitCode {
+    let mut results = Results::default();
+    if let Err(error) = Matrix::new(words).and_then(|mut matrix| matrix.run(words, &mut results)) {
+        results.report("the suite", Err(error));
+    }
+    println!("{} passed, {} failed, 0 skipped", results.passed, results.failed);
+    if results.failed == 0 && results.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What has come out so far.
+#[derive(Default)]
+pub struct Results {
+    passed: usize,
+    failed: usize,
+    untested: usize,
+    endings: BTreeMap<&'static str, usize>,
+}
+
+impl Results {
+    fn report(&mut self, name: &str, outcome: Outcome) {
+        match outcome {
+            Ok(()) => {
+                self.passed += 1;
+                println!("ok - {name}");
+            }
+            Err(reason) => {
+                self.failed += 1;
+                println!("FAILED - {name}: {reason}");
+            }
+        }
+        let _ = std::io::stdout().flush();
+    }
+}
+
+/// One attempt in one family.
+struct Cell {
+    row: Row,
+    six: bool,
+    /// How the control ended, in words.
+    control: String,
+    early: Option<Attempt>,
+}
+
+impl Cell {
+    fn name(&self) -> String {
+        format!("{} (IPv{})", self.row.name, if self.six { 6 } else { 4 })
+    }
+}
+
+/// Ground, agent and attempts.
+struct Matrix {
+    ground: Ground,
+    host: Host,
+    cells: Vec<Cell>,
+}
+
+impl Matrix {
+    fn new(words: &[&str]) -> Outcome<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("this needs root: it loads kernel programs and makes network namespaces".into());
+        }
+        // Before there are threads: all of them must be in the host's place.
+        let ground = Ground::new()?;
+        let host = Host::new()?;
+        let cell = |row: Row, six| Cell { row, six, control: String::new(), early: None };
+        let rows = attempts::all().into_iter();
+        let all = rows.flat_map(|row| row.sixes().iter().map(move |six| cell(row, *six)));
+        let wanted = |cell: &Cell| words.is_empty() || words.iter().any(|word| cell.name().contains(word));
+        Ok(Self { ground, host, cells: all.filter(wanted).collect() })
+    }
+
+    fn run(&mut self, words: &[&str], results: &mut Results) -> Outcome {
+        self.controls(results)?;
+        self.prepare_early()?;
+        self.host.start(&Scope { users: vec![INSIDE.to_string()], ..Scope::default() })?;
+        for stage in [Stage::Alive, Stage::Early] {
+            self.stage(stage, results)?;
+        }
+        let port = self.proxy()?.port();
+        self.host.kill();
+        self.dead(port, results)?;
+        if words.is_empty() || words.iter().any(|word| "scope".contains(word)) {
+            scope::run(&mut self.ground, &mut self.host, results)?;
+        }
+        self.host.uninstall()?;
+        if words.is_empty() {
+            results.report("the target is reached again once the programs are gone", self.reached_again());
+            results.report("every attempt is in the manual's table", documented());
+        }
+        println!("untested: {}, ended: {:?}", results.untested, results.endings);
+        Ok(())
+    }
+
+    fn proxy(&self) -> Outcome<&Proxy> {
+        self.host.proxy.as_ref().ok_or_else(|| "no proxy".into())
+    }
+
+    /// Every attempt without an agent. Those that do not reach the target count for nothing.
+    fn controls(&mut self, results: &mut Results) -> Outcome {
+        let mut counting = Vec::new();
+        // Where the proxy will be, somebody else is.
+        let stand_ins = stand_ins()?;
+        let port = stand_ins[0].local_addr().map_err(|error| error.to_string())?.port();
+        for mut cell in std::mem::take(&mut self.cells) {
+            let squats = cell.row.stage == Stage::Dead;
+            let mut attempt = Attempt::start(
+                &cell.row,
+                cell.six,
+                false,
+                if squats { ground::SPARE } else { port },
+                &self.ground.guest,
+            )?;
+            let said = self.follow(&mut attempt, cell.six)?;
+            let mut evidence = self.ground.evidence()?;
+            drop(attempt);
+            for stand_in in &stand_ins {
+                while stand_in.accept().is_ok() {
+                    evidence.push("a connection to the port itself".into());
+                }
+            }
+            // What the end of the attempt sets free.
+            self.ground.evidence()?;
+            if evidence.is_empty() {
+                let reason = format!("untested: {}: the control does not reach the target: {said}", cell.name());
+                println!("{reason}");
+                results.untested += 1;
+                if !MAY_BE_UNTESTED.contains(&cell.row.name) {
+                    results.report(&cell.name(), Err(format!("must not be untested: {said}")));
+                }
+                continue;
+            }
+            cell.control = evidence.swap_remove(0);
+            counting.push(cell);
+        }
+        self.cells = counting;
+        Ok(())
+    }
+
+    fn prepare_early(&mut self) -> Outcome {
+        for cell in self.cells.iter_mut().filter(|cell| cell.row.stage == Stage::Early) {
+            let mut attempt = Attempt::start(&cell.row, cell.six, true, 0, &self.ground.guest)?;
+            let said = attempt.line()?;
+            if said != "ready" {
+                return Err(format!("{}: {said}", cell.name()));
+            }
+            cell.early = Some(attempt);
+        }
+        self.ground.evidence().map(drop)
+    }
+
+    fn stage(&mut self, stage: Stage, results: &mut Results) -> Outcome {
+        for mut cell in self.take(stage) {
+            let port = self.proxy()?.port();
+            let mut attempt = match cell.early.take() {
+                Some(mut early) => {
+                    early.go()?;
+                    early
+                }
+                None => Attempt::start(&cell.row, cell.six, false, port, &self.ground.guest)?,
+            };
+            let said = self.follow(&mut attempt, cell.six)?;
+            let evidence = self.ground.evidence()?;
+            let accepted = self.proxy()?.accept();
+            let pids = std::mem::take(&mut attempt.pids);
+            let outcome = verdict(&cell, &said, &evidence, &accepted, &pids);
+            drop(attempt);
+            self.conclude(&cell, &said, outcome, results)?;
+        }
+        Ok(())
+    }
+
+    fn dead(&mut self, port: u16, results: &mut Results) -> Outcome {
+        for cell in self.take(Stage::Dead) {
+            let mut attempt = Attempt::start(&cell.row, cell.six, false, port, &self.ground.guest)?;
+            let said = self.follow(&mut attempt, cell.six)?;
+            let evidence = self.ground.evidence()?;
+            drop(attempt);
+            let outcome = verdict(&cell, &said, &evidence, &[], &[]);
+            self.conclude(&cell, &said, outcome, results)?;
+        }
+        Ok(())
+    }
+
+    /// The end of an attempt must not set anything free either.
+    fn conclude(&mut self, cell: &Cell, said: &str, outcome: Outcome, results: &mut Results) -> Outcome {
+        let late = self.ground.evidence()?;
+        if let Some(proxy) = &self.host.proxy {
+            proxy.accept();
+        }
+        let outcome = if late.is_empty() { outcome } else { outcome.and(Err(format!("afterwards: {late:?}"))) };
+        let ending = match cell.row.ending {
+            Ending::Redirected => "redirected",
+            Ending::Refused => "refused",
+        };
+        if outcome.is_ok() {
+            *results.endings.entry(ending).or_default() += 1;
+        }
+        results.report(&format!("{}: {ending} [{said}]; control: {}", cell.name(), cell.control), outcome);
+        Ok(())
+    }
+
+    fn take(&mut self, stage: Stage) -> Vec<Cell> {
+        let (these, others) = std::mem::take(&mut self.cells).into_iter().partition(|cell| cell.row.stage == stage);
+        self.cells = others;
+        these
+    }
+
+    /// Waits for what an attempt says in the end, and does what it asks the target for.
+    fn follow(&self, attempt: &mut Attempt, six: bool) -> Outcome<String> {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let mut calls = Vec::new();
+            let said = loop {
+                match attempt.line() {
+                    Ok(line) => match line.strip_prefix("call ").map(str::parse::<u16>) {
+                        Some(Ok(port)) => {
+                            let to = SocketAddr::new(pick(HOST, six), port);
+                            let stop = &stop;
+                            calls.push(scope.spawn(move || self.ground.call_back(to, stop)));
+                        }
+                        Some(Err(_)) => break Err(format!("not a port: {line}")),
+                        None if line == "ready" => attempt.go()?,
+                        None => break Ok(line),
+                    },
+                    Err(error) => break Err(error),
+                }
+            };
+            stop.store(true, Ordering::SeqCst);
+            drop(calls);
+            said
+        })
+    }
+
+    fn reached_again(&mut self) -> Outcome {
+        let row = attempts::all().into_iter().find(|row| row.name == "plain connect").ok_or("no such row")?;
+        let mut attempt = Attempt::start(&row, false, false, 0, &self.ground.guest)?;
+        let said = attempt.line()?;
+        if self.ground.evidence()?.is_empty() { Err(said) } else { Ok(()) }
+    }
+}
+
+/// Whether an attempt has ended as it must.
+fn verdict(
+    cell: &Cell,
+    said: &str,
+    evidence: &[String],
+    accepted: &[Outcome<agent::model::Flow>],
+    pids: &[u32],
+) -> Outcome {
+    if !evidence.is_empty() {
+        return Err(format!("the target was reached ({said}): {}", evidence.join("; ")));
+    }
+    if said == "squatted" || said == "ended without an answer" {
+        return Err(said.to_owned());
+    }
+    for whose in accepted {
+        let flow = whose.as_ref().map_err(|error| format!("a connection of nobody: {error}"))?;
+        if flow.uid != INSIDE || !pids.contains(&flow.tgid) {
+            return Err(format!("identified as process {} of user {}, not as {pids:?}", flow.tgid, flow.uid));
+        }
+    }
+    match (cell.row.ending, accepted.is_empty()) {
+        (Ending::Redirected, true) => Err(format!("not redirected: {said}")),
+        (Ending::Refused, false) => Err(format!("not refused: {said}")),
+        // What a client sees as success without anybody there would be a dropped packet: fine, if nothing has arrived.
+        _ => Ok(()),
+    }
+}
+
+/// Listeners on loopback, one port for both families.
+fn stand_ins() -> Outcome<[TcpListener; 2]> {
+    let failed = |error: std::io::Error| error.to_string();
+    let four = TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).map_err(failed)?;
+    let port = four.local_addr().map_err(failed)?.port();
+    let six = TcpListener::bind((IpAddr::from(Ipv6Addr::LOCALHOST), port)).map_err(failed)?;
+    for listener in [&four, &six] {
+        listener.set_nonblocking(true).map_err(failed)?;
+    }
+    Ok([four, six])
+}
+
+fn documented() -> Outcome {
+    let missing: Vec<&str> =
+        attempts::all().iter().map(|row| row.name).filter(|name| !TABLE.contains(&format!("| {name} |"))).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("not in agent/docs/bypass.md: {}", missing.join(", "))) }
+}

@@ -1,0 +1,162 @@
+//! The self-test against the real kernel side: it finds every path closed, and the very path open whose program is taken away.
+
+use std::{fs, process::ExitCode};
+
+use agent_tests::{Agent, Outcome, Target, suite, suite::root_main};
+use serde_json::Value;
+
+const POLICY: &str = r#"
+@id("all")
+permit (principal in Role::"client", action == Action::"connect", resource in Target::"db");
+"#;
+
+/// A user that nothing on the host runs as.
+const UID: u32 = 64_331;
+
+/// A link, and the beginnings of the paths that are open without it.
+const LINKS: &[(&str, &[&str])] = &[
+    ("connect4", &["connect v4", "connect by io_uring v4", "Fast Open by connect v4", "UDP connect v4"]),
+    ("connect6", &["connect v6", "connect by io_uring v6", "connect v4-mapped", "UDP connect v6"]),
+    ("sendmsg4", &["UDP sendto v4"]),
+    ("sendmsg6", &["UDP sendto v6"]),
+];
+
+fn main() -> ExitCode {
+    root_main("selftest", || {
+        let mut cases = suite("selftest")
+            .case("every path is closed, and the status says enforcing", all_closed)
+            .case("in a scope of users, of a cgroup, and with root excluded", scopes)
+            .case("with all programs in force but no guard, raw sockets are closed by their own program", without_guard)
+            .case("run --require enforcing ends where something is degraded, and serves where nothing is", required);
+        for (link, paths) in LINKS {
+            cases = cases.case(format!("without {link} its paths are found open"), || without(link, paths));
+        }
+        Ok(cases.run())
+    })
+}
+
+fn agent(more: &str) -> Outcome<Agent> {
+    Agent::builder()
+        .target(Target::postgres("db", ["192.0.2.77:5432"]).credential("app", None))
+        .role("client", [format!("{{ user = \"{UID}\" }}")])
+        .policy("all.cedar", POLICY)
+        .line(more)
+        .prepare()
+}
+
+/// Only this user is in scope, so that nobody else on the host is affected.
+fn narrow() -> String {
+    format!("[intercept]\nusers = [\"{UID}\"]")
+}
+
+fn attempts(agent: &Agent) -> Outcome<Vec<(String, String)>> {
+    let seen = agent.postern(&["selftest", "--json"])?;
+    let attempts: Vec<Value> = serde_json::from_str(&seen.stdout).map_err(|error| format!("{error}: {seen}"))?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let attempts: Vec<_> =
+        attempts.iter().map(|each| (text(&each["path"]), text(&each["outcome"]["outcome"]))).collect();
+    expect(attempts.len() >= 20, || format!("only {} paths were tried", attempts.len()))?;
+    let closed = attempts.iter().all(|(_, outcome)| matches!(outcome.as_str(), "redirected" | "refused" | "absent"));
+    expect(seen.success() == closed, || format!("the exit code does not say what the answer says: {seen}"))?;
+    Ok(attempts)
+}
+
+fn all_closed() -> Outcome {
+    let mut agent = agent(&narrow())?;
+    agent.start()?;
+    let attempts = attempts(&agent)?;
+    let of = |path: &str| attempts.iter().find(|(name, _)| name == path).map(|(_, outcome)| outcome.as_str());
+    for (path, outcome) in [
+        ("connect v4", "redirected"),
+        ("connect v6", "redirected"),
+        ("connect v4-mapped", "redirected"),
+        ("Fast Open by sendto v4", "redirected"),
+        ("UDP sendto v6", "refused"),
+        ("raw socket v4", "refused"),
+        ("packet socket v4", "refused"),
+        ("packet socket v6", "refused"),
+    ] {
+        expect(of(path) == Some(outcome), || format!("{path}: {:?}", of(path)))?;
+    }
+    let status = agent.postern(&["status"])?;
+    expect(status.success() && status.stdout.contains("enforcing"), || status.to_string())?;
+    // The attempts were no sessions, and nobody was refused.
+    let records = agent.json(&["sessions", "list"])?;
+    expect(!records.to_string().contains("refused"), || records.to_string())
+}
+
+fn scopes() -> Outcome {
+    for scope in [
+        "[intercept]\ncgroups = [\"/postern-no-such-cgroup\"]",
+        "[intercept]\nunits = [\"postern-no-such.service\"]\nexclude = { users = [\"root\"] }",
+    ] {
+        let mut agent = agent(scope)?;
+        agent.start()?;
+        let open: Vec<_> = attempts(&agent)?.into_iter().filter(|(_, outcome)| outcome == "reached").collect();
+        let status = agent.postern(&["status"])?;
+        expect(open.is_empty() && status.success(), || format!("{scope}: {open:?} {status}"))?;
+    }
+    Ok(())
+}
+
+fn without_guard() -> Outcome {
+    let mut agent = agent(&narrow())?;
+    agent.start()?;
+    detach(&agent, "egress")?;
+    let attempts = attempts(&agent)?;
+    expect(attempts.iter().all(|(_, outcome)| outcome != "reached"), || format!("{attempts:?}"))?;
+    // The other way round, the guard is the last line behind the program that refuses raw sockets.
+    agent.restart()?;
+    detach(&agent, "create")?;
+    let attempts = self::attempts(&agent)?;
+    expect(attempts.iter().all(|(_, outcome)| outcome != "reached"), || format!("{attempts:?}"))?;
+    detach(&agent, "egress")?;
+    let attempts = self::attempts(&agent)?;
+    let raw = attempts.iter().find(|(path, _)| path == "raw socket v6").map(|(_, outcome)| outcome.as_str());
+    expect(raw == Some("reached"), || format!("the control did not arrive: {attempts:?}"))
+}
+
+fn without(link: &str, paths: &[&str]) -> Outcome {
+    let mut agent = agent(&narrow())?;
+    agent.start()?;
+    detach(&agent, link)?;
+    // TCP would still be stopped by the guard: without it, the program is what closes the path.
+    detach(&agent, "egress")?;
+    let attempts = attempts(&agent)?;
+    for path in paths {
+        let outcome = attempts.iter().find(|(name, _)| name == path).map(|(_, outcome)| outcome.as_str());
+        expect(outcome == Some("reached"), || format!("{path}: {outcome:?} without {link}"))?;
+        let said = format!("self-test: {path}: OPEN");
+        let status = agent.postern(&["status"])?;
+        expect(!status.success() && status.stdout.contains(&said), || status.to_string())?;
+    }
+    agent.restart()?;
+    expect(agent.postern(&["status"])?.success(), || "it is still degraded".into())
+}
+
+fn detach(agent: &Agent, link: &str) -> Outcome {
+    let pin = agent.pins().join("v2").join(format!("link_{link}"));
+    fs::remove_file(&pin).map_err(|error| format!("{}: {error}", pin.display()))
+}
+
+fn required() -> Outcome {
+    let good = agent(&narrow())?;
+    let child = good.command(["run", "--require", "enforcing"]).spawn()?;
+    agent_tests::wait_until("it serves", std::time::Duration::from_secs(20), || {
+        good.postern(&["status"]).is_ok_and(|status| status.success())
+    })?;
+    child.signal(nix::sys::signal::Signal::SIGTERM);
+    child.finish(std::time::Duration::from_secs(20))?;
+    let degraded = Agent::builder()
+        .target(Target::postgres("db", ["postern.invalid:5432"]).credential("app", None))
+        .role("client", [format!("{{ user = \"{UID}\" }}")])
+        .policy("all.cedar", POLICY)
+        .line(&narrow())
+        .prepare()?;
+    let seen = degraded.command(["run", "--require", "enforcing"]).run()?;
+    expect(!seen.success() && seen.stderr.contains("not enforcing: db: "), || seen.to_string())
+}
+
+fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}

@@ -170,14 +170,12 @@ pub const DESTINATION_OBSERVE: u32 = 1;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Cookie of the network namespace in which the targets' addresses hold.
+    /// Cookie of the network namespace of the host, whose loopback addresses targets may have.
     pub netns: u64,
-    /// Port of the listeners on loopback, host byte order; 0 while there are none.
-    pub port: u16,
     /// Bits of [`scope`].
     pub scope: u16,
     /// Zero.
-    pub pad: u32,
+    pub pad: [u16; 3],
 }
 
 /// What the programs are concerned with: bits of [`Settings::scope`].
@@ -192,6 +190,8 @@ pub mod scope {
     pub const LOCKDOWN: u16 = 1 << 3;
     /// Forwarded packets to protected destinations pass. They belong to no socket of this host.
     pub const FORWARD: u16 = 1 << 4;
+    /// The agent listens in every network namespace: the warden is told of those where it does not yet.
+    pub const EVERYWHERE: u16 = 1 << 5;
 }
 
 /// Whether somebody is in scope: the value of the maps of users (by uid) and of cgroups (by id).
@@ -217,6 +217,37 @@ const fn is(of: Option<Membership>, what: Membership) -> bool {
     matches!(of, Some(found) if found == what)
 }
 
+/// Where the proxy listens in a network namespace: the value of the listener map, whose key is the namespace's cookie. The
+/// port on loopback, in host byte order; a port can be taken in one namespace and free in another.
+pub type ListenerPort = u32;
+
+/// Network namespaces in which the agent listens, the host's own among them. Each costs the proxy two descriptors. Beyond it,
+/// connects to protected destinations are refused there.
+pub const MAX_NAMESPACES: u32 = 1_024;
+
+/// Word of the kernel side to the warden: this thread is in a network namespace where the proxy may not listen yet. Lost if too
+/// many come at once: the next attempt says it again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unserved {
+    /// Id of the thread, in the initial pid namespace.
+    pub thread: u32,
+    /// [`UNSERVED_REFUSED`] or zero.
+    pub flags: u32,
+}
+
+/// A connect of the thread was refused for it.
+pub const UNSERVED_REFUSED: u32 = 1;
+
+/// Bytes of the ring buffer of [`Unserved`]: some thousand threads.
+pub const UNSERVED_BYTES: u32 = 64 * 1024;
+
+/// Cgroups in which programs were executed lately. It only spares the warden words that it has heard.
+pub const MAX_EXECUTED: u32 = 4_096;
+
+/// Programs executed in a cgroup of which the warden is told: a runtime may execute some before it enters a namespace.
+pub const TOLD_EXECS: u32 = 16;
+
 /// Protected destinations per family: sixteen bytes of address each, for a few hundred targets with all their addresses.
 pub const MAX_DESTINATIONS: u32 = 16_384;
 /// Processes that are connected to protected targets at once, or executing a program. Beyond it, connects are refused.
@@ -239,6 +270,9 @@ pub const MARK_LISTENER: Mark = 1;
 pub const MARK_UPSTREAM: Mark = 2;
 /// Somebody in scope made or connected the socket: it is in scope whoever uses it.
 pub const MARK_SCOPED: Mark = 3;
+/// The connection is older than interception, and was left as it was. It goes with the connection: after another connect the
+/// socket is in scope.
+pub const MARK_EXISTING: Mark = 4;
 
 /// Counters of governed connects, as indexes of the counter map. Each is monotonic while the map stays pinned.
 #[repr(u32)]
@@ -311,6 +345,7 @@ const _: () = {
     assert!(size_of::<DestinationKey>() == 20);
     assert!(size_of::<Destination>() == 8);
     assert!(size_of::<Settings>() == 16);
+    assert!(size_of::<Unserved>() == 8);
 };
 
 #[cfg(test)]

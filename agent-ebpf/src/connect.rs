@@ -6,8 +6,8 @@
 use core::{arch::asm, mem::size_of_val};
 
 use agent_common::{
-    AF_INET, AF_INET6, Counter, DESTINATION_OBSERVE, Destination, FlowRecord, MARK_LISTENER, MARK_UPSTREAM, Settings,
-    scope::LOCKDOWN,
+    AF_INET, AF_INET6, Counter, DESTINATION_OBSERVE, Destination, FlowRecord, MARK_EXISTING, MARK_LISTENER,
+    MARK_SCOPED, MARK_UPSTREAM, Settings, scope::LOCKDOWN,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -26,7 +26,7 @@ use aya_log_ebpf::{debug, warn};
 use crate::{
     address::{self, Asked, Words},
     maps::{FLOWS, MARKS, SETTINGS, count, stored},
-    process, scope,
+    namespaces, process, scope,
 };
 
 /// Return value of a program that lets the call go on.
@@ -83,16 +83,24 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     let sk = address::socket(ctx);
     // A socket can be used again: nothing of an earlier connection may remain.
     // SAFETY: the context's socket.
-    unsafe { stored(&FLOWS).delete(sk) };
+    unsafe {
+        stored(&FLOWS).delete(sk);
+        if stored(&MARKS).get(sk) == Some(&MARK_EXISTING) {
+            stored(&MARKS).delete(sk);
+            // Without memory for it, the socket's user and cgroup decide.
+            let _ = stored(&MARKS).insert(sk, &MARK_SCOPED);
+        }
+    }
 
     let Some(settings) = SETTINGS.get(0) else {
         return Outcome::Refused { why: Counter::NotRecorded, observe: false };
     };
-    let port = settings.port;
+    let here = netns(ctx);
+    let port = namespaces::port(here, settings);
     if port != 0 && asked.port == port && listening(ctx, &asked.address, port) {
         return Outcome::Refused { why: Counter::DirectToListener, observe: false };
     }
-    let Some(destination) = protected(ctx, asked, settings) else { return elsewhere(ctx, asked, settings) };
+    let Some(destination) = protected(here, asked, settings) else { return elsewhere(ctx, asked, settings) };
     // SAFETY: the context's socket.
     if unsafe { stored(&MARKS).get(sk) } == Some(&MARK_UPSTREAM) {
         return Outcome::Own;
@@ -104,6 +112,8 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     let observe = destination.flags & DESTINATION_OBSERVE != 0;
     let proxy = asked.address.loopback();
     if port == 0 || !listening(ctx, &proxy, port) {
+        // It may listen there for the other family only, or not any more.
+        namespaces::refused(here, settings);
         return Outcome::Refused { why: Counter::NoListener, observe };
     }
     if !note::<V6>(ctx, asked, destination.target) {
@@ -121,7 +131,10 @@ fn datagram(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     let Some(settings) = SETTINGS.get(0) else {
         return Outcome::Refused { why: Counter::Udp, observe: false };
     };
-    match protected(ctx, asked, settings) {
+    let here = netns(ctx);
+    // A name is usually looked up before it is connected to: so the warden can be there in time.
+    namespaces::port(here, settings);
+    match protected(here, asked, settings) {
         // SAFETY: the context's socket.
         Some(destination) if unsafe { scope::concerns(settings, address::socket(ctx)) } => {
             Outcome::Refused { why: Counter::Udp, observe: destination.flags & DESTINATION_OBSERVE != 0 }
@@ -200,11 +213,11 @@ fn report(ctx: &SockAddrContext, asked: &Asked, why: Counter) {
 
 /// The protected destination that is asked for, if it is one.
 ///
-/// A target's addresses hold in the agent's own network namespace. Another namespace's loopback is never meant; any other
-/// address is protected there too, and refused for want of a listener.
-fn protected(ctx: &SockAddrContext, asked: &Asked, settings: &Settings) -> Option<Destination> {
+/// A target's loopback address is the host's. Another namespace's loopback is never meant; any other address is protected there
+/// too, whether the proxy listens there or not.
+fn protected(here: u64, asked: &Asked, settings: &Settings) -> Option<Destination> {
     let destination = address::destination(&asked.address, asked.port)?;
-    if asked.address.is_loopback() && netns(ctx) != settings.netns {
+    if asked.address.is_loopback() && here != settings.netns {
         return None;
     }
     Some(destination)

@@ -1,10 +1,7 @@
 //! `socket`: kinds of sockets by which somebody in scope could go past `connect`.
 
 use agent_common::{AF_INET, AF_INET6, Counter};
-use aya_ebpf::{
-    helpers::generated::bpf_set_retval,
-    programs::SockContext,
-};
+use aya_ebpf::{helpers::generated::bpf_set_retval, programs::SockContext};
 use aya_log_ebpf::debug;
 
 use crate::{

@@ -9,7 +9,9 @@
 
 use core::mem;
 
-use agent_common::{Counter, DESTINATION_OBSERVE, Destination, MARK_SCOPED, MARK_UPSTREAM, Settings, scope as bits};
+use agent_common::{
+    Counter, DESTINATION_OBSERVE, Destination, MARK_EXISTING, MARK_SCOPED, MARK_UPSTREAM, Settings, scope as bits,
+};
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id, bpf_skb_load_bytes_relative},
@@ -81,7 +83,7 @@ pub fn egress(skb: *mut __sk_buff) -> i32 {
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     // SAFETY: the context's socket.
     let mark = unsafe { stored(&MARKS).get(sk) };
-    if mark == Some(&MARK_UPSTREAM) {
+    if matches!(mark, Some(&MARK_UPSTREAM | &MARK_EXISTING)) {
         return PASS;
     }
     let locked = settings.scope & bits::LOCKDOWN != 0;
@@ -138,8 +140,9 @@ fn is_packet_socket(sk: *mut bpf_sock) -> bool {
 /// Whether a packet reaches an enforced destination, or may.
 fn reaches(packet: Packet) -> bool {
     match packet {
-        Packet::To(address, port) => address::destination(&address, port)
-            .is_some_and(|destination| destination.flags & DESTINATION_OBSERVE == 0),
+        Packet::To(address, port) => {
+            address::destination(&address, port).is_some_and(|destination| destination.flags & DESTINATION_OBSERVE == 0)
+        }
         Packet::Unreadable => true,
         Packet::Harmless | Packet::Elsewhere(_) => false,
     }

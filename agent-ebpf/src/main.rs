@@ -16,13 +16,12 @@ mod create;
 mod guard;
 mod handover;
 mod maps;
+mod namespaces;
 mod process;
 mod scope;
 
 use aya_ebpf::{
-    macros::{
-        btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, kprobe, kretprobe, sock_ops,
-    },
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, kprobe, kretprobe, sock_ops},
     programs::{
         BtfTracePointContext, ProbeContext, RetProbeContext, SkBuffContext, SockAddrContext, SockContext,
         SockOpsContext, TcContext,
@@ -125,6 +124,7 @@ pub fn fail_exec(ctx: RetProbeContext) -> u32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(_ctx: BtfTracePointContext) -> i32 {
     process::exec_done();
+    namespaces::executed();
     0
 }
 

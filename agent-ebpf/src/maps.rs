@@ -1,16 +1,17 @@
-//! The maps, all of them pinned by the warden, which knows their types and sizes and compares them at start.
+//! The maps. All but [`UNSERVED`] and [`EXECUTED`] are pinned by the warden, which knows their types and sizes and compares them at start.
 //!
 //! No map that holds a security fact evicts: what does not fit is refused.
 
 use core::{arch::asm, ffi::c_void, ptr};
 
 use agent_common::{
-    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, MAX_ALLOWED, MAX_CGROUPS,
-    MAX_DESTINATIONS, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
+    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_ALLOWED,
+    MAX_CGROUPS, MAX_DESTINATIONS, MAX_EXECUTED, MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark,
+    Membership, ProcessEntry, Settings, TupleKey, UNSERVED_BYTES, Unserved,
 };
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, LpmTrie, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage},
     helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
@@ -22,6 +23,18 @@ pub static SETTINGS: Array<Settings, 1> = Array::new();
 /// See [`Counter`].
 #[btf_map]
 pub static COUNTERS: Array<u64, { COUNTER_COUNT as usize }> = Array::new();
+
+/// Where the proxy listens, by the cookie of the network namespace.
+#[btf_map]
+pub static LISTENERS: HashMap<u64, ListenerPort, { MAX_NAMESPACES as usize }> = HashMap::new();
+
+/// Word to the warden. Not pinned: it concerns the agent that runs, and no later one.
+#[btf_map]
+pub static UNSERVED: RingBuf<Unserved, { UNSERVED_BYTES as usize }> = RingBuf::new();
+
+/// Cgroups in which programs were executed lately, with how many of them the warden was told. Not pinned either; it may evict, since it is no security fact.
+#[btf_map]
+pub static EXECUTED: LruHashMap<u64, u32, { MAX_EXECUTED as usize }> = LruHashMap::new();
 
 /// Protected IPv4 destinations.
 #[btf_map]

@@ -86,6 +86,78 @@ pub struct Process {
     pub unit: Option<String>,
     /// Unit of a user's own manager: named by that user, so never the same thing as `unit`.
     pub user_unit: Option<String>,
+    /// Id of the container, from a cgroup that root owns.
+    pub container: Option<String>,
+}
+
+/// A connection to a protected address that did not go through the agent: it is older than interception.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Older {
+    /// Index of the target.
+    pub target: u32,
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// Where it goes.
+    pub destination: SocketAddr,
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// User that made the socket.
+    pub uid: u32,
+    /// Processes that have it open, as far as they were found.
+    pub holders: Vec<Holder>,
+    /// What has become of it.
+    pub fate: Fate,
+}
+
+/// A process that has a connection open. Evidence only: it may have ended by now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Path of its running file, as its own mount namespace shows it, or the beginning of it.
+    pub exe: Option<String>,
+}
+
+/// What becomes of a connection that is older than interception.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It was ended; the client has seen an error.
+    Cut,
+    /// It goes on, as configured.
+    Left,
+    /// It should have been ended, and could not be: why.
+    NotCut(String),
+}
+
+/// How the agent is in the host's network namespaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// Network namespaces beside the host's own in which it listens.
+    pub listening: usize,
+    /// Some of those in which it should and cannot: connects to protected destinations are refused there.
+    pub silent: Vec<Silent>,
+    /// Number of namespaces beyond the most that it listens in: the same is true of them.
+    pub beyond: usize,
+    /// How often all connections were looked at since the start.
+    pub looked: u64,
+    /// Connections older than interception that were ended since the start.
+    pub cut: u64,
+    /// Number of those that go on.
+    pub open: usize,
+    /// Some of them.
+    pub older: Vec<Older>,
+    /// Why they could not be looked for.
+    pub blind: Option<String>,
+}
+
+/// A network namespace in which the agent cannot listen, or for IPv4 only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silent {
+    /// A process in it.
+    pub pid: u32,
+    /// Why.
+    pub reason: String,
 }
 
 /// Who acts: a process, and the roles that the configuration assigns to it.

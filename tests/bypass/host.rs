@@ -193,7 +193,7 @@ pub fn run_warden(directory: &str, pins: &str, scope: &str) -> ExitCode {
         roles: Vec::new(),
         intercept: intercept(scope),
     };
-    match warden::run(&config, false) {
+    match warden::run(&config, None) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -216,6 +216,7 @@ fn intercept(scope: Scope) -> Intercept {
             dns: Some(resolvers.iter().map(|address| address.parse().expect("an address")).collect()),
             allow: networks.iter().map(allowed).collect(),
         }),
+        ..Intercept::default()
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use agent::{
-    config::{Address, Config, ConfigErrors, CredentialSource, Durability, Files, TlsMode},
+    config::{Address, Config, ConfigErrors, CredentialSource, Durability, Existing, Files, Reach, TlsMode},
     model::{Mode, Style},
 };
 use agent_tests::{Outcome, TempDir, suite};
@@ -129,6 +129,7 @@ fn contract(world: &World) -> Outcome {
     assert_eq!(config.agent.policies, world.dir.join("policies"));
     assert_eq!(config.agent.pin_dir, Path::new("/sys/fs/bpf/postern"));
     assert_eq!(config.agent.user, "postern");
+    assert_eq!((config.intercept.namespaces, config.intercept.existing), (Reach::Host, Existing::Leave));
     let [orders, ledger, stock] = config.targets.as_slice() else {
         return Err(format!("{} targets", config.targets.len()));
     };
@@ -173,6 +174,7 @@ fn contract(world: &World) -> Outcome {
     };
     assert_eq!(reader.matches[0].unit.as_deref(), Some("orders-agent.service"));
     assert_eq!(reader.matches[1].exe.as_deref(), Some(Path::new("/usr/bin/psql")));
+    assert_eq!(reader.matches[2].container.as_deref(), Some("0123456789ab"));
     Ok(())
 }
 

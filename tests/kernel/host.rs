@@ -220,7 +220,7 @@ impl Proxy {
     fn connect(runtime_dir: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let (warden, Handed { listeners, liveness }) =
+        let (warden, Handed { listeners, liveness, .. }) =
             runtime.block_on(async { Warden::connect(runtime_dir) }).expect("handed over");
         Self { warden, listeners, liveness, runtime }
     }

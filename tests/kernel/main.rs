@@ -5,6 +5,7 @@
 
 mod client;
 mod host;
+mod older;
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
@@ -50,6 +51,10 @@ const CASES: &[Case] = &[
     ("an unprivileged proxy can look at the process map", unprivileged),
     ("a hostile proxy gets no file, no mark and no rest", hostile),
     ("names are protected live, and only at their own ports", named),
+    (
+        "a connection to an address that becomes protected is ended, and the agent's own is not",
+        older::becomes_protected,
+    ),
     ("pins of another layout are refused, and a second warden too", refused_start),
     ("run starts the proxy without privileges, and both end together", together),
     ("uninstall leaves nothing, twice", uninstall),
@@ -466,7 +471,7 @@ fn uninstall(host: &mut Host) {
     let removed = agent::warden::uninstall(&host.pins).expect("removed");
     // Before 6.10 two probes stand in for a tracepoint; each interface has a link, where the kernel has them.
     assert!(links >= 13, "{links}");
-    assert_eq!((removed.links, removed.maps), (links, 13));
+    assert_eq!((removed.links, removed.maps), (links, 14));
     assert!(!host.pins.exists());
     assert_eq!(agent::warden::uninstall(&host.pins).expect("nothing to do"), agent::warden::Removed::default());
     let server = TcpListener::bind(host.v4).expect("the target itself");

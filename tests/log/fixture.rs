@@ -13,7 +13,7 @@ use std::{
 use agent::{
     control::{self, Access, Daemon, OpenSession, Peer, Policies, Status, TargetStatus, Trouble},
     masking::without_values,
-    model::{Executable, Flow, Mode, Principal, Process, Request, Resource},
+    model::{Executable, Fate, Flow, Holder, Mode, Older, Principal, Process, Request, Resource, Silent, Surroundings},
     recording::{Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
 };
 use agent_tests::{Outcome, TempDir};
@@ -203,8 +203,31 @@ fn principal(user: &str, uid: u32, exe: &str, roles: &[&str]) -> Principal {
             cgroup: "/system.slice/orders-agent.service".into(),
             unit: Some("orders-agent.service".into()),
             user_unit: None,
+            container: None,
         },
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+    }
+}
+
+/// Network namespaces of every kind, and a connection that is older than the agent.
+fn surroundings() -> Surroundings {
+    Surroundings {
+        listening: 12,
+        silent: vec![Silent { pid: 815, reason: "not on ::1: Cannot assign requested address (os error 99)".into() }],
+        beyond: 3,
+        looked: 1,
+        cut: 4,
+        open: 2,
+        older: vec![Older {
+            target: 0,
+            source: ([10, 20, 0, 9], 40_000).into(),
+            destination: ([10, 20, 0, 5], 5432).into(),
+            netns: 1,
+            uid: 1000,
+            holders: vec![Holder { pid: 4712, exe: Some("/usr/bin/psql".into()) }, Holder { pid: 4713, exe: None }],
+            fate: Fate::NotCut("Operation not supported (os error 95)".into()),
+        }],
+        blind: None,
     }
 }
 
@@ -232,6 +255,7 @@ impl Daemon for Fixed {
                 }),
             }],
             counters: agent_common::COUNTER_NAMES.iter().zip(100..).map(|((_, name), n)| ((*name).into(), n)).collect(),
+            surroundings: surroundings(),
             policies: Policies { count: 4, epoch: 2 },
             log: self.0.status().into(),
         };

@@ -296,6 +296,7 @@ fn principal(destination: SocketAddr) -> Principal {
             cgroup: "/".into(),
             unit: None,
             user_unit: None,
+            container: None,
         },
         roles: vec!["orders-reader".into()],
     }

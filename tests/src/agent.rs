@@ -103,6 +103,7 @@ pub struct AgentBuilder {
     roles: Vec<(String, Vec<String>)>,
     policies: Vec<(String, String)>,
     lines: Vec<String>,
+    intercept: Vec<String>,
     envs: Vec<(String, String)>,
 }
 
@@ -132,6 +133,13 @@ impl AgentBuilder {
     #[must_use]
     pub fn line(mut self, line: &str) -> Self {
         self.lines.push(line.into());
+        self
+    }
+
+    /// A line of `[intercept]`.
+    #[must_use]
+    pub fn intercept(mut self, line: &str) -> Self {
+        self.intercept.push(line.into());
         self
     }
 
@@ -182,6 +190,9 @@ impl AgentBuilder {
         let _ = writeln!(config, "user = \"{PROXY_USER}\"");
         for line in &self.lines {
             let _ = writeln!(config, "{line}");
+        }
+        if !self.intercept.is_empty() {
+            let _ = writeln!(config, "\n[intercept]\n{}", self.intercept.join("\n"));
         }
         for target in &self.targets {
             target.write(dir, &mut config)?;

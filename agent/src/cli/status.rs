@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     control::{Reply, Request, Status, TargetStatus},
-    model::Mode,
+    model::{Fate, Holder, Mode, Older, Silent, Surroundings},
 };
 
 /// Asks and prints.
@@ -79,6 +79,8 @@ fn print(status: &Status, out: &mut Out) -> Result<(), Failure> {
     for target in &status.targets {
         trouble(target, out)?;
     }
+    namespaces(&status.surroundings, out)?;
+    older(status, out)?;
 
     out.line("")?;
     out.line("connects, since the kernel side was installed")?;
@@ -86,6 +88,56 @@ fn print(status: &Status, out: &mut Out) -> Result<(), Failure> {
         if let Some(count) = status.counters.get(name) {
             out.line(format!("  {:<27} {count}", name.replace('_', " ")))?;
         }
+    }
+    Ok(())
+}
+
+/// The network namespaces beside the host's own.
+fn namespaces(surroundings: &Surroundings, out: &mut Out) -> Result<(), Failure> {
+    let Surroundings { listening, silent, beyond, .. } = surroundings;
+    if *listening == 0 && silent.is_empty() && *beyond == 0 {
+        return Ok(());
+    }
+    out.line("")?;
+    out.line(format!(
+        "listening in {} beside the host's own",
+        count(*listening as u64, "network namespace", "network namespaces")
+    ))?;
+    for Silent { pid, reason } in silent {
+        let line = format!("  refused in that of pid {pid}: no listener: {}", clean(reason));
+        out.line(out.paint(Colour::Warn, &line))?;
+    }
+    if *beyond > 0 {
+        let most = agent_common::MAX_NAMESPACES;
+        let line = format!("  refused in {beyond} more: Postern listens in {most} namespaces at most");
+        out.line(out.paint(Colour::Bad, &line))?;
+    }
+    Ok(())
+}
+
+/// Connections older than interception.
+fn older(status: &Status, out: &mut Out) -> Result<(), Failure> {
+    let Surroundings { cut, open, older, .. } = &status.surroundings;
+    if *cut == 0 && *open == 0 {
+        return Ok(());
+    }
+    out.line("")?;
+    out.line(format!("connections older than interception: {cut} cut, {open} go on"))?;
+    for Older { target, source, destination, uid, holders, fate, .. } in older {
+        let name = status.targets.get(*target as usize).map_or("?", |target| &target.name);
+        let holders: Vec<String> = holders
+            .iter()
+            .map(|Holder { pid, exe }| format!("pid {pid} ({})", exe.as_deref().unwrap_or("?")))
+            .collect();
+        let why = match fate {
+            Fate::NotCut(error) => format!(", cannot be cut: {error}"),
+            Fate::Left | Fate::Cut => String::new(),
+        };
+        let line = format!("  {name}: {source} to {destination}, uid {uid}, {}{why}", holders.join(", "));
+        out.line(out.paint(Colour::Bad, &clean(&line)))?;
+    }
+    if *open > older.len() {
+        out.line(format!("  and {} more", open - older.len()))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Allowed, Intercept, Lockdown, Members,
+    Allowed, Existing, Intercept, Lockdown, Members, Reach,
     network::masked,
     section::{Section, Spanned},
 };
@@ -21,6 +21,12 @@ pub(super) fn read(root: &Section<'_>) -> Intercept {
     }
     intercept.pass_forwarded = section.choice("forwarded", &[("drop", false), ("pass", true)]).unwrap_or(false);
     intercept.lockdown = section.section("lockdown").map(lockdown);
+    if let Some(reach) = section.choice("namespaces", &[("all", Reach::All), ("host", Reach::Host)]) {
+        intercept.namespaces = reach;
+    }
+    if let Some(existing) = section.choice("existing", &[("cut", Existing::Cut), ("leave", Existing::Leave)]) {
+        intercept.existing = existing;
+    }
     section.close();
     intercept
 }

@@ -38,7 +38,7 @@ pub struct Config {
     pub path: PathBuf,
     /// Settings of the agent itself.
     pub agent: Agent,
-    /// Whose connections are intercepted.
+    /// Whose connections are intercepted, and how.
     pub intercept: Intercept,
     /// Targets, in the order of the file; a target's index is its position here.
     pub targets: Vec<Target>,
@@ -74,7 +74,7 @@ pub const NAME_GRACE: Duration = Duration::from_secs(600);
 /// database under, and each takes an entry of the kernel's map for each port.
 pub const MAX_NAME_ADDRESSES: usize = 256;
 
-/// `[intercept]`: who is in scope. The default is the whole host.
+/// `[intercept]`: who is in scope, and how they are intercepted. The default is the whole host.
 #[derive(Clone, Debug, Default)]
 pub struct Intercept {
     /// Only these are in scope; if it is empty, everybody is.
@@ -85,6 +85,30 @@ pub struct Intercept {
     pub pass_forwarded: bool,
     /// Whoever is in scope reaches nothing but the targets and this.
     pub lockdown: Option<Lockdown>,
+    /// In which network namespaces the agent listens. Default [`Reach::All`].
+    pub namespaces: Reach,
+    /// What becomes of connections that are older than interception. Default [`Existing::Cut`].
+    pub existing: Existing,
+}
+
+/// In which network namespaces the agent listens. In the others, connects to protected destinations are refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// In all that processes of this host are in.
+    #[default]
+    All,
+    /// In the host's own.
+    Host,
+}
+
+/// What becomes of connections that are older than interception.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// They are ended, so that the client connects again.
+    #[default]
+    Cut,
+    /// They go on, and are listed.
+    Leave,
 }
 
 /// Processes, by any of these.
@@ -271,4 +295,6 @@ pub struct Match {
     pub exe_sha256: Option<String>,
     /// Cgroup path: itself and all below it.
     pub cgroup: Option<String>,
+    /// Id of a container, or the beginning of it.
+    pub container: Option<String>,
 }

@@ -53,13 +53,14 @@ fn entry(section: Section<'_>) -> Option<Match> {
         exe: section.path("exe").map(|exe| exe.value),
         exe_sha256: sha256(&section),
         cgroup: cgroup(&section),
+        container: container(&section),
     };
     let span = section.span.clone();
     let (report, name) = (section.report, section.name.clone());
     section.close();
     if found == Match::default() && report.count() == before {
         report.fault(&span, format!("{name} has no key, so that it would match every process"), {
-            "add unit, user_unit, user, group, exe, exe_sha256 or cgroup"
+            "add unit, user_unit, user, group, exe, exe_sha256, cgroup or container"
         });
     }
     (found != Match::default()).then_some(found)
@@ -86,4 +87,14 @@ fn sha256(section: &Section<'_>) -> Option<String> {
 fn cgroup(section: &Section<'_>) -> Option<String> {
     let cgroup = section.path("cgroup")?;
     Some(cgroup.value.to_string_lossy().into_owned())
+}
+
+/// As container runtimes show it: the whole id, or at least its first twelve digits.
+fn container(section: &Section<'_>) -> Option<String> {
+    let id = section.text("container")?;
+    if !(12..=64).contains(&id.value.len()) || !id.value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let what = format!("container in {} is not 12 to 64 hexadecimal digits", section.name);
+        section.fault(&id.span, what, "write the container's id as its runtime lists it; a name proves nothing");
+    }
+    Some(id.value.to_ascii_lowercase())
 }

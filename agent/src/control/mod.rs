@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::Mode,
+    model::{Mode, Surroundings},
     recording::{Filter, Log, LogStatus, Page, Record, Summary, timestamp, verify::Report},
     selftest::Attempt,
 };
@@ -112,6 +112,8 @@ pub struct Status {
     pub targets: Vec<TargetStatus>,
     /// The kernel side's counters, by the names of [`agent_common::COUNTER_NAMES`].
     pub counters: BTreeMap<String, u64>,
+    /// How it is in the host's network namespaces.
+    pub surroundings: Surroundings,
     /// The policies in force.
     pub policies: Policies,
     /// The log.

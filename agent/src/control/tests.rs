@@ -24,6 +24,7 @@ impl Daemon for Fake {
             enforcing: "enforcing".into(),
             targets: vec![],
             counters: BTreeMap::new(),
+            surroundings: crate::model::Surroundings::default(),
             policies: Policies { count: 0, epoch: 0 },
             log: self.0.status().into(),
         }

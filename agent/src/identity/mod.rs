@@ -25,7 +25,7 @@ pub fn roles(roles: &[Role], process: &Process) -> Vec<String> {
 
 /// Whether all keys of an entry match. An entry without keys matches nothing.
 fn matches(entry: &Match, process: &Process) -> bool {
-    let Match { unit, user_unit, user, group, exe, exe_sha256, cgroup } = entry;
+    let Match { unit, user_unit, user, group, exe, exe_sha256, cgroup, container } = entry;
     let verdicts = [
         unit.as_ref().map(|unit| process.unit.as_ref() == Some(unit)),
         user_unit.as_ref().map(|unit| process.user_unit.as_ref() == Some(unit)),
@@ -34,6 +34,7 @@ fn matches(entry: &Match, process: &Process) -> bool {
         exe.as_deref().map(|exe| is_executable(exe, process)),
         exe_sha256.as_deref().map(|hash| is_hash(hash, process)),
         cgroup.as_deref().map(|cgroup| is_within(cgroup, process)),
+        container.as_deref().map(|id| is_in(id, process)),
     ];
     verdicts.iter().any(Option::is_some) && verdicts.iter().all(|verdict| verdict.unwrap_or(true))
 }
@@ -59,6 +60,11 @@ fn is_hash(hash: &str, process: &Process) -> bool {
 fn is_within(cgroup: &str, process: &Process) -> bool {
     let cgroup = cgroup.trim_end_matches('/');
     process.cgroup.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// An id, or the beginning of it. An empty one is none.
+fn is_in(id: &str, process: &Process) -> bool {
+    !id.is_empty() && process.container.as_deref().is_some_and(|found| found.starts_with(id))
 }
 
 #[cfg(test)]

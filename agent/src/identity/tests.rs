@@ -4,6 +4,7 @@ use super::*;
 use crate::model::Executable;
 
 const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+const CONTAINER: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 fn process() -> Process {
     Process {
@@ -25,6 +26,7 @@ fn process() -> Process {
         cgroup: "/system.slice/orders-agent.service/worker".into(),
         unit: Some("orders-agent.service".into()),
         user_unit: None,
+        container: Some(CONTAINER.into()),
     }
 }
 
@@ -55,6 +57,9 @@ fn every_key_matches_its_fact_and_nothing_else() {
     }
     for (text, expected) in [("/usr/bin/psql", true), ("psql", false), ("/usr/bin", false), ("/usr/bin/psql2", false)] {
         assert_eq!(key(|entry, text| entry.exe = Some(text.into()), text), expected, "exe {text}");
+    }
+    for (text, expected) in [(CONTAINER, true), (&CONTAINER[..12], true), (&CONTAINER[1..], false), ("", false)] {
+        assert_eq!(key(|entry, text| entry.container = some(text), text), expected, "container {text}");
     }
     for (text, expected) in [(HASH, true), (&HASH.to_uppercase(), true), (&HASH[1..], false), ("", false)] {
         assert_eq!(key(|entry, text| entry.exe_sha256 = some(text), text), expected, "exe_sha256 {text}");

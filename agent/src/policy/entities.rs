@@ -38,6 +38,7 @@ impl Vocabulary {
             ("exe_sha256", process.exe.sha256.as_deref()),
             ("unit", process.unit.as_deref()),
             ("user_unit", process.user_unit.as_deref()),
+            ("container", process.container.as_deref()),
         ];
         for (name, value) in optional {
             if let Some(value) = value {

@@ -57,6 +57,7 @@ fn principal(roles: &[&str]) -> Principal {
             cgroup: "/system.slice/orders-agent.service".into(),
             unit: Some("orders-agent.service".into()),
             user_unit: None,
+            container: Some("cd".repeat(32)),
         },
         roles: roles.iter().map(ToString::to_string).collect(),
     }
@@ -230,7 +231,7 @@ fn all_facts_of_a_process_can_be_asked_for() {
           principal has user && principal.user == "svc-orders" && principal.exe_verified &&
           principal has exe_sha256 && principal.exe_sha256 like "abab*" &&
           principal has unit && principal.unit == "orders-agent.service" && !(principal has user_unit) &&
-          principal.cgroup like "/system.slice/*"
+          principal.cgroup like "/system.slice/*" && principal has container && principal.container like "cdcd*"
         };"#);
     let connect = [("connect", Resource::target("orders"))];
     assert_eq!(decide(&policies, &[], &connect), permitted(&["all"]));

@@ -101,6 +101,7 @@ struct Facts {
     exe_sha256: Option<String>,
     unit: Option<String>,
     user_unit: Option<String>,
+    container: Option<String>,
     cgroup: String,
 }
 
@@ -219,6 +220,7 @@ fn principal(row: &Row) -> Principal {
             cgroup: facts.cgroup.clone(),
             unit: facts.unit.clone(),
             user_unit: facts.user_unit.clone(),
+            container: facts.container.clone(),
         },
         roles: row.roles.clone(),
     }

@@ -47,6 +47,7 @@ impl Kind {
             Event::LogRepaired { .. } => 3,
             Event::NameFailed { .. } => 4,
             Event::NameRestored { .. } => 5,
+            Event::OlderConnection { .. } => 6,
             Event::SessionStarted(_) => 16,
             Event::ConnectionRefused { .. } => 17,
             Event::Decided(_) => 18,

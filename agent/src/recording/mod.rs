@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::{
     masking::Masked,
-    model::{Flow, Mode, Principal, Request},
+    model::{Flow, Mode, Older, Principal, Request},
 };
 
 pub use self::{
@@ -80,6 +80,13 @@ pub enum Event {
         targets: Vec<String>,
         /// How many addresses are protected for it now.
         addresses: usize,
+    },
+    /// A connection to a target was found that did not go through the agent: it is older than interception.
+    OlderConnection {
+        /// Name of the target.
+        target: Option<String>,
+        /// What is known of it.
+        connection: Box<Older>,
     },
     /// A session was admitted.
     SessionStarted(Box<SessionStart>),

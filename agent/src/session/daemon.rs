@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
     credential::MaskingKeys,
-    model::Subject,
+    model::{Subject, Surroundings},
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
     recording::{Log, OpenError, Options},
@@ -75,7 +75,7 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     let mut ends = Ends::new()?;
 
     let (warden, handed) = Warden::connect(&agent.runtime_dir)?;
-    let Handed { listeners, liveness } = handed;
+    let Handed { listeners, liveness, tidings } = handed;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
         targets: Targets::new(targets, &agent.state_dir, agent.name_grace),
@@ -96,6 +96,7 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     for listener in listeners {
         tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
     }
+    tasks.spawn(Arc::clone(&proxy).follow(tidings));
     tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
     // Before anybody is told how the agent is. What it leads here is accepted above.
@@ -103,7 +104,7 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
         tracing::error!(error, "the self-test could not be made");
     }
     if must_enforce {
-        let (_, state) = running.condition().await;
+        let (.., state) = running.condition().await;
         if !state.is_empty() {
             return Err(ProxyError::NotEnforcing(state.join("; ")));
         }
@@ -243,7 +244,7 @@ struct Running {
 impl Daemon for Running {
     fn status(&self) -> Status {
         let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
-        let (counters, problems) = self.handle.block_on(self.condition());
+        let (counters, surroundings, problems) = self.handle.block_on(self.condition());
         let log = control::LogReport::from(self.proxy.log.status());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -255,6 +256,7 @@ impl Daemon for Running {
             },
             targets,
             counters,
+            surroundings,
             policies: self.policies(),
             log,
         }
@@ -278,17 +280,32 @@ impl Daemon for Running {
     }
 }
 
+/// What is wrong with connections older than interception: that they go on, or that nobody knows.
+fn older(surroundings: &Surroundings) -> Option<String> {
+    match (&surroundings.blind, surroundings.open) {
+        (Some(error), _) => Some(format!("existing: connections older than interception cannot be found: {error}")),
+        (None, 0) => None,
+        (None, 1) => Some("existing: a connection older than interception goes on".into()),
+        (None, open) => Some(format!("existing: {open} connections older than interception go on")),
+    }
+}
+
 impl Running {
-    /// The kernel side's counters, and everything that keeps the agent from enforcing.
-    async fn condition(&self) -> (BTreeMap<String, u64>, Vec<String>) {
+    /// The kernel side's counters, how it is in the network namespaces, and everything that keeps the agent from enforcing.
+    async fn condition(&self) -> (BTreeMap<String, u64>, Surroundings, Vec<String>) {
         let warden = &self.proxy.warden;
-        let kernel = async { Ok::<_, AskError>((warden.counters().await?, warden.missing().await?)) };
-        let (counters, kernel) = match kernel.await {
-            Ok((counters, missing)) => (
-                counters,
-                missing.iter().map(|program| format!("the kernel program {program} is not in force")).collect(),
-            ),
-            Err(error) => (BTreeMap::new(), vec![format!("the warden does not answer: {error}")]),
+        let kernel = async {
+            Ok::<_, AskError>((warden.counters().await?, warden.missing().await?, warden.surroundings().await?))
+        };
+        let (counters, surroundings, kernel) = match kernel.await {
+            Ok((counters, missing, surroundings)) => {
+                let missing = missing.iter().map(|program| format!("the kernel program {program} is not in force"));
+                let kernel: Vec<String> = missing.chain(older(&surroundings)).collect();
+                (counters, surroundings, kernel)
+            }
+            Err(error) => {
+                (BTreeMap::new(), Surroundings::default(), vec![format!("the warden does not answer: {error}")])
+            }
         };
         let targets = self.proxy.targets.all().iter().enumerate().flat_map(|(index, target)| {
             let problems = self.proxy.targets.problems(index).into_iter();
@@ -296,7 +313,7 @@ impl Running {
         });
         let log = control::LogReport::from(self.proxy.log.status()).problems;
         let problems = targets.chain(log).chain(kernel).chain(self.proxy.tested.problems()).collect();
-        (counters, problems)
+        (counters, surroundings, problems)
     }
 
     fn target(&self, index: usize) -> TargetStatus {

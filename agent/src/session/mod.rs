@@ -7,6 +7,7 @@ mod attempts;
 pub mod daemon;
 pub mod memory;
 mod tested;
+mod tidings;
 
 use std::{
     collections::BTreeSet,

@@ -10,13 +10,16 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use agent_common::{COUNTER_NAMES, FlowRecord, LAYOUT, MARK_LISTENER, MARK_UPSTREAM, Mark, ProcessEntry, Settings};
+use agent_common::{
+    COUNTER_NAMES, Destination, FlowRecord, LAYOUT, ListenerPort, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM, Mark,
+    ProcessEntry, Settings, scope::EVERYWHERE,
+};
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
+    maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
@@ -30,17 +33,17 @@ use super::{
     host::HostError,
     interfaces::Interfaces,
     pins::{self, Loaded},
-    scope::{self, ScopeError},
+    scope::{self, Scope, ScopeError},
     sys::{self, Plain},
 };
-use crate::config::Config;
+use crate::config::{Config, Reach};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
 
 /// The kernel side at work. It stays at work when this is dropped.
 pub(super) struct Capture {
-    settings: Mutex<(Array<MapData, Plain<Settings>>, Settings)>,
+    listeners: Mutex<Listeners>,
     counters: Array<MapData, u64>,
     processes: RwLock<HashMap<MapData, u32, Plain<ProcessEntry>>>,
     flows: SkStorage<MapData, Plain<FlowRecord>>,
@@ -49,9 +52,16 @@ pub(super) struct Capture {
     programs: Vec<Loaded>,
     /// `None` where the kernel has no links to interfaces.
     interfaces: Option<Arc<Interfaces>>,
+    scope: Scope,
     cgroup: OwnedFd,
     directory: PathBuf,
 }
+
+/// Where the proxy listens, by the cookie of the network namespace.
+type Listeners = HashMap<MapData, u64, ListenerPort>;
+
+/// Where the programs say [`agent_common::Unserved`].
+pub(super) type Unserved = RingBuf<MapData>;
 
 /// What the programs log, on its way to `tracing` (by way of `log`, whose logger the subscriber must have installed).
 pub(super) struct KernelLog {
@@ -85,7 +95,7 @@ impl Capture {
         config: &Config,
         (cgroup_root, cgroup): (&Path, BorrowedFd<'_>),
         netns: u64,
-    ) -> Result<(Self, KernelLog), CaptureError> {
+    ) -> Result<(Self, KernelLog, Unserved), CaptureError> {
         let pin_dir = &config.agent.pin_dir;
         let directory = pin_dir.join(format!("v{LAYOUT}"));
         pins::check(pin_dir, &directory)?;
@@ -101,14 +111,19 @@ impl Capture {
         };
 
         let mut settings: Array<_, Plain<Settings>> = map(&mut kernel, "SETTINGS")?;
-        // Closed, for whoever was in scope until now.
+        let mut listeners = map(&mut kernel, "LISTENERS")?;
+        // Closed, for whoever was in scope until now: an earlier run may have left places at which somebody listens.
+        forget_all(&mut listeners)?;
         let Plain(before) = settings.get(&0, 0)?;
-        let mut closed = Settings { netns, port: 0, ..before };
+        let mut closed = Settings { netns, ..before };
         settings.set(0, Plain(closed), 0)?;
         let v4 = map(&mut kernel, "PROTECTED4")?;
         let v6 = map(&mut kernel, "PROTECTED6")?;
         let destinations = Destinations::new(v4, v6, &config.targets)?;
         closed.scope = scope::establish(&config.intercept, cgroup_root, &directory)?;
+        if config.intercept.namespaces == Reach::All {
+            closed.scope |= EVERYWHERE;
+        }
         settings.set(0, Plain(closed), 0)?;
 
         let Selection { programs, features } = features::select(&mut kernel, &types()?)?;
@@ -136,7 +151,7 @@ impl Capture {
             "the kernel side is in force at the root of the cgroup hierarchy"
         );
         let capture = Self {
-            settings: Mutex::new((settings, closed)),
+            listeners: Mutex::new(listeners),
             counters: map(&mut kernel, "COUNTERS")?,
             processes: RwLock::new(map(&mut kernel, "PROCESSES")?),
             flows: map(&mut kernel, "FLOWS")?,
@@ -144,20 +159,30 @@ impl Capture {
             destinations: Mutex::new(destinations),
             programs,
             interfaces,
+            scope: Scope::open(closed.scope, &directory)?,
             cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
             directory,
         };
-        Ok((capture, log))
+        Ok((capture, log, map(&mut kernel, "UNSERVED")?))
     }
 
-    /// Tells the programs where the proxy listens; 0 for nowhere.
-    pub(super) fn listen_at(&self, port: u16) -> Result<(), MapError> {
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        let (map, current) = &mut *settings;
-        let next = Settings { port, ..*current };
-        map.set(0, Plain(next), 0)?;
-        *current = next;
-        Ok(())
+    /// Tells the programs where the proxy listens in a network namespace.
+    pub(super) fn listen_at(&self, netns: u64, port: u16) -> Result<(), MapError> {
+        self.listeners().insert(netns, ListenerPort::from(port), 0)
+    }
+
+    /// Tells the programs that the proxy does not listen in a network namespace any more.
+    pub(super) fn stop_listening(&self, netns: u64) -> Result<(), MapError> {
+        forget(&mut self.listeners(), netns)
+    }
+
+    /// Tells the programs that the proxy does not listen anywhere.
+    pub(super) fn listen_nowhere(&self) -> Result<(), MapError> {
+        forget_all(&mut self.listeners())
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks one of the proxy's listeners.
@@ -170,9 +195,19 @@ impl Capture {
         self.mark(socket, MARK_UPSTREAM)
     }
 
+    /// Marks a socket that was connected before interception, and is left so.
+    pub(super) fn mark_existing(&self, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.mark(socket, MARK_EXISTING)
+    }
+
     fn mark(&self, socket: BorrowedFd<'_>, mark: Mark) -> Result<(), MapError> {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         marks.insert(&socket.as_raw_fd(), mark, 0)
+    }
+
+    /// The map of marks, to ask the kernel for those of all sockets.
+    pub(super) fn mark_map(&self) -> io::Result<OwnedFd> {
+        sys::pinned(&self.directory.join("MARKS"), false)
     }
 
     /// The flow in a socket's own storage.
@@ -214,6 +249,16 @@ impl Capture {
         self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect(target, entry, addresses)
     }
 
+    /// What an address is protected as, if it is.
+    pub(super) fn destination(&self, address: SocketAddr) -> Result<Option<Destination>, MapError> {
+        self.destinations.lock().unwrap_or_else(PoisonError::into_inner).find(address)
+    }
+
+    /// Whether a socket of a user in a cgroup is in scope.
+    pub(super) fn concerns(&self, user: u32, cgroup: Option<u64>) -> Result<bool, MapError> {
+        self.scope.concerns(user, cgroup)
+    }
+
     /// Protects the self-test's addresses; none once it is over.
     pub(super) fn protect_canary(&self, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
         self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect_canary(addresses)
@@ -235,6 +280,18 @@ impl Capture {
             .map(|(counter, name)| Ok(((*name).to_owned(), self.counters.get(&(*counter as u32), 0)?)))
             .collect()
     }
+}
+
+fn forget(listeners: &mut Listeners, netns: u64) -> Result<(), MapError> {
+    match listeners.remove(&netns) {
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
+
+fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
+    let everywhere: Vec<u64> = listeners.keys().collect::<Result<_, _>>()?;
+    everywhere.into_iter().try_for_each(|netns| forget(listeners, netns))
 }
 
 /// What the kernel has, without putting anything in force: with maps of its own, that go with it.

@@ -22,21 +22,24 @@ use nix::{
 };
 use tokio::{
     io::unix::AsyncFd,
-    sync::{Semaphore, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::AbortHandle,
 };
 
 use super::{
     Liveness, Reason, Unidentified, sys,
-    wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
+    wire::{self, Answer, Call, MAX_MESSAGE, NEWS, Request, Response, SOCKET},
 };
 use crate::{
-    model::{Flow, Process},
+    model::{Flow, Older, Process, Surroundings},
     selftest::Attempt,
 };
 
 /// Questions that wait for their answers at once; the others queue here, not in the socket.
 const MAX_OPEN_QUESTIONS: usize = 64;
+
+/// Tidings that wait to be taken. Beyond it answers wait too.
+const MAX_TIDINGS: usize = 16;
 
 /// How long the warden may take for its greeting.
 const GREETING: TimeVal = TimeVal::new(10, 0);
@@ -65,6 +68,27 @@ pub struct Handed {
     pub listeners: Vec<TcpListener>,
     /// Tells whether the process behind a flow is still the same.
     pub liveness: Liveness,
+    /// What the warden tells unasked.
+    pub tidings: mpsc::Receiver<Tidings>,
+}
+
+/// What the warden tells unasked.
+#[derive(Debug)]
+pub enum Tidings {
+    /// The proxy shall listen in another network namespace, too.
+    Entered {
+        /// Cookie of the namespace.
+        netns: u64,
+        /// As [`Handed::listeners`]. They come beside those that it may have there.
+        listeners: Vec<TcpListener>,
+    },
+    /// No process is in this namespace any more: its listeners must go, since they keep it alive.
+    Left {
+        /// Cookie of the namespace.
+        netns: u64,
+    },
+    /// A connection that is older than interception was found.
+    Older(Older),
 }
 
 #[derive(Debug)]
@@ -108,7 +132,7 @@ impl Warden {
         let path = runtime_dir.join(SOCKET);
         let unreachable = |error: io::Error| AskError::Unreachable(path.clone(), error);
         let socket = dial(&path).map_err(unreachable)?;
-        wire::send(socket.as_fd(), &Request { id: 0, call: Call::Hello }, &[]).map_err(unreachable)?;
+        wire::send(socket.as_fd(), &Request { id: NEWS, call: Call::Hello }, &[]).map_err(unreachable)?;
         let mut buffer = vec![0; MAX_MESSAGE];
         let greeting = wire::receive::<Response>(socket.as_fd(), &mut buffer).map_err(unreachable)?;
         let (process_map, listeners) = match greeting {
@@ -119,21 +143,19 @@ impl Warden {
             Some(_) => return Err(AskError::Confused),
             None => return Err(AskError::Gone),
         };
-        let listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from).collect();
-        for listener in &listeners {
-            listener.set_nonblocking(true).map_err(unreachable)?;
-        }
-        let handed = Handed { listeners, liveness: Liveness::new(process_map)? };
+        let listeners = nonblocking(listeners).map_err(unreachable)?;
+        let (sender, tidings) = mpsc::channel(MAX_TIDINGS);
+        let handed = Handed { listeners, liveness: Liveness::new(process_map)?, tidings };
 
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| unreachable(error.into()))?;
         let inner = Arc::new(Inner {
             socket: sys::register(socket).map_err(unreachable)?,
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(NEWS + 1),
             slots: Semaphore::new(MAX_OPEN_QUESTIONS),
             waiting: Mutex::new(Some(HashMap::new())),
             gone: watch::Sender::new(false),
         });
-        let reader = tokio::spawn(listen(Arc::clone(&inner), buffer)).abort_handle();
+        let reader = tokio::spawn(listen(Arc::clone(&inner), sender, buffer)).abort_handle();
         Ok((Self { inner, _reader: Arc::new(Reader(reader)) }, handed))
     }
 
@@ -193,6 +215,17 @@ impl Warden {
     pub async fn counters(&self) -> Result<BTreeMap<String, u64>, AskError> {
         match self.ask(Call::Counters, None).await? {
             (Answer::Counters(counters), _) => Ok(counters),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    /// How it is in the network namespaces.
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn surroundings(&self) -> Result<Surroundings, AskError> {
+        match self.ask(Call::Surroundings, None).await? {
+            (Answer::Surroundings(surroundings), _) => Ok(*surroundings),
             (answer, _) => Err(refusal(answer)),
         }
     }
@@ -263,13 +296,19 @@ impl Drop for Forget<'_> {
 }
 
 /// Gives answers to those who wait for them, until the connection ends.
-async fn listen(inner: Arc<Inner>, mut buffer: Vec<u8>) {
+async fn listen(inner: Arc<Inner>, tidings: mpsc::Sender<Tidings>, mut buffer: Vec<u8>) {
     loop {
         let received = inner
             .socket
             .async_io(tokio::io::Interest::READABLE, |socket| wire::receive::<Response>(socket.as_fd(), &mut buffer))
             .await;
         match received {
+            Ok(Some((Response { id: NEWS, answer }, descriptors))) => {
+                if let Some(news) = news(answer, descriptors) {
+                    // Nobody may want to know.
+                    let _ = tidings.send(news).await;
+                }
+            }
             Ok(Some((Response { id, answer }, descriptors))) => {
                 let sender = inner.waiting().as_mut().and_then(|waiting| waiting.remove(&id));
                 if let Some(sender) = sender {
@@ -287,6 +326,28 @@ async fn listen(inner: Arc<Inner>, mut buffer: Vec<u8>) {
     // Whoever waits for an answer is woken by the loss of its sender.
     *inner.waiting() = None;
     inner.gone.send_replace(true);
+}
+
+/// `None` for what this version does not know, or cannot use.
+fn news(answer: Answer, descriptors: Vec<OwnedFd>) -> Option<Tidings> {
+    match answer {
+        Answer::Entered { netns } => match nonblocking(descriptors) {
+            Ok(listeners) => Some(Tidings::Entered { netns, listeners }),
+            Err(error) => {
+                tracing::warn!(netns, %error, "the listeners of a network namespace cannot be used");
+                None
+            }
+        },
+        Answer::Left { netns } => Some(Tidings::Left { netns }),
+        Answer::Older(older) => Some(Tidings::Older(older)),
+        _ => None,
+    }
+}
+
+fn nonblocking(listeners: Vec<OwnedFd>) -> io::Result<Vec<TcpListener>> {
+    let listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from).collect();
+    listeners.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
+    Ok(listeners)
 }
 
 fn dial(path: &Path) -> io::Result<OwnedFd> {

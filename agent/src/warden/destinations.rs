@@ -193,6 +193,17 @@ impl Destinations {
         self.sync()
     }
 
+    /// What an address is protected as, if it is: as the kernel side would find it.
+    pub(super) fn find(&self, address: SocketAddr) -> Result<Option<Destination>, MapError> {
+        let place = Place::host(address.ip(), address.port());
+        let trie = if place.address.is_ipv4() { &self.v4 } else { &self.v6 };
+        match trie.get(&place.key(), 0) {
+            Ok(Plain(destination)) => Ok(Some(destination)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Protects the self-test's addresses in place of those before; none once it is over.
     pub(super) fn protect_canary(&mut self, addresses: &[SocketAddr]) -> Result<(), ProtectError> {
         self.wanted.canary = addresses.iter().map(|address| Place::host(address.ip(), address.port())).collect();

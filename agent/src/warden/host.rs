@@ -5,7 +5,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, OwnedFd},
         unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
@@ -146,7 +146,7 @@ pub(super) fn lock_pins(pins: &Path) -> Result<Flock<File>, HostError> {
 pub(super) fn netns_cookie() -> Result<u64, HostError> {
     let failed = |error: nix::Error| HostError::Netns(error.into());
     let any: OwnedFd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
-    sys::netns_cookie(&any).map_err(HostError::Netns)
+    sys::netns_cookie(any.as_fd()).map_err(HostError::Netns)
 }
 
 /// The user that the proxy runs as.

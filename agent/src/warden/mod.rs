@@ -10,13 +10,19 @@ mod capture;
 mod child;
 mod client;
 mod destinations;
+mod diag;
 mod examine;
 mod features;
 mod flow;
 mod hash;
 mod host;
 mod interfaces;
+mod listen;
 mod liveness;
+mod namespaces;
+mod netns;
+mod news;
+mod older;
 mod pins;
 mod process;
 mod scope;
@@ -51,7 +57,7 @@ use tracing::{info, warn};
 pub use self::{
     access::AccessError,
     capture::CaptureError,
-    client::{AskError, Handed, Warden},
+    client::{AskError, Handed, Tidings, Warden},
     examine::{Check, examine},
     features::{Found as Feature, State as FeatureState},
     host::HostError,
@@ -59,7 +65,7 @@ pub use self::{
     pins::Removed,
     scope::ScopeError,
 };
-use self::{capture::Capture, child::Child, process::Examiner, server::Server};
+use self::{capture::Capture, child::Child, namespaces::Watch, process::Examiner, server::Server};
 use crate::{
     config::Config,
     model::{Flow, Gone},
@@ -110,11 +116,13 @@ pub fn run(config: &Config, proxy: Option<Spawn>) -> Result<ExitReason, WardenEr
     let _lock = host::lock_pins(pins)?;
 
     let netns = host::netns_cookie()?;
-    let (capture, kernel_log) = Capture::start(config, (cgroup_root.as_path(), cgroup.as_fd()), netns)?;
+    let (capture, kernel_log, unserved) = Capture::start(config, (cgroup_root.as_path(), cgroup.as_fd()), netns)?;
     let capture = Arc::new(capture);
     thread::Builder::new().name("warden-log".into()).spawn(move || kernel_log.run()).map_err(WardenError::Thread)?;
     let examiner = Arc::new(Examiner::new(cgroup_root));
-    let server = Server::start(config, user, Arc::clone(&capture), Arc::clone(&examiner))
+    let (watched, namespaces) =
+        Watch::start(&config.intercept, Arc::clone(&capture), unserved, netns).map_err(WardenError::Namespaces)?;
+    let server = Server::start(config, user, Arc::clone(&capture), Arc::clone(&examiner), namespaces, netns)
         .map_err(|error| WardenError::Socket(config.agent.runtime_dir.join(wire::SOCKET), error))?;
     let mut child = proxy.map(|spawn| Child::start(&config.path, user, spawn)).transpose()?;
     tell(NotifyState::Ready);
@@ -126,7 +134,8 @@ pub fn run(config: &Config, proxy: Option<Spawn>) -> Result<ExitReason, WardenEr
         child.end();
     }
     drop(server);
-    if let Err(error) = capture.listen_at(0) {
+    drop(watched);
+    if let Err(error) = capture.listen_nowhere() {
         warn!(%error, "the kernel side could not be told that nobody listens; it will find out");
     }
     info!("the warden ends; connections to protected destinations are refused until it is started again");
@@ -254,6 +263,9 @@ pub enum WardenError {
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for: {0}")]
     Signals(#[source] nix::Error),
+    /// Other network namespaces than the host's cannot be watched.
+    #[error("network namespaces cannot be watched: {0}")]
+    Namespaces(#[source] io::Error),
     /// A thread cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[source] io::Error),

@@ -11,8 +11,8 @@ use std::{
 };
 
 use agent_common::{
-    COUNTERS, Destination, DestinationKey, FlowRecord, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_PROCESSES,
-    MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
+    COUNTERS, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS,
+    MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya::{
     Ebpf,
@@ -96,8 +96,9 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 }
 
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
-pub(super) const MAPS: [Layout; 13] = [
+pub(super) const MAPS: [Layout; 14] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
+    layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<ListenerPort>(), MAX_NAMESPACES),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
     layout(
         "PROTECTED4",

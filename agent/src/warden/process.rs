@@ -118,6 +118,7 @@ impl Examiner {
             exe: self.executable(proc)?,
             argv: arguments(&proc.bytes("cmdline", MAX_ARGUMENTS)?),
             directory: lossy(proc.link("cwd")?).0,
+            container: units::container(&self.cgroup_root, &cgroup),
             cgroup,
             unit,
             user_unit,

@@ -15,7 +15,9 @@ use std::{
     thread,
 };
 
-use agent_common::{DESTINATION_PREFIX, DestinationKey, EXCLUDED, MEMBER, Membership, NEITHER, scope as bits};
+use agent_common::{
+    DESTINATION_PREFIX, DestinationKey, EXCLUDED, MEMBER, Membership, NEITHER, in_scope, scope as bits,
+};
 use aya::{
     Pod,
     maps::{HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
@@ -89,6 +91,40 @@ pub(super) fn somebody_in(intercept: &Intercept) -> Result<u32, ScopeError> {
     let users = Lists { include: &intercept.include, exclude: &intercept.exclude }.users()?;
     let listed = users.iter().find(|(_, membership)| **membership == MEMBER).map(|(uid, _)| *uid);
     Ok(listed.unwrap_or(if users.contains_key(&0) { NOBODY } else { 0 }))
+}
+
+/// Who is in scope, as the programs find it.
+pub(super) struct Scope {
+    bits: u16,
+    users: Users,
+    cgroups: Cgroups,
+}
+
+impl Scope {
+    /// With the bits that [`establish`] gave.
+    pub(super) fn open(bits: u16, pins: &Path) -> Result<Self, ScopeError> {
+        let pinned = |name: &str| MapData::from_pin(pins.join(name));
+        let (users, cgroups) = (Map::HashMap(pinned("USERS")?), Map::HashMap(pinned("CGROUPS")?));
+        Ok(Self { bits, users: users.try_into()?, cgroups: cgroups.try_into()? })
+    }
+
+    /// Whether a socket of a user in a cgroup is in scope; without a known cgroup, as one that nobody has looked at.
+    pub(super) fn concerns(&self, user: u32, cgroup: Option<u64>) -> Result<bool, MapError> {
+        if self.bits & bits::PARTIAL == 0 {
+            return Ok(true);
+        }
+        let found = |membership: Result<Membership, MapError>| match membership {
+            Ok(membership) => Ok(Some(membership)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let user = found(self.users.get(&user, 0))?;
+        let cgroup = match cgroup {
+            Some(cgroup) => found(self.cgroups.get(&cgroup, 0))?,
+            None => None,
+        };
+        Ok(in_scope(self.bits, user, cgroup))
+    }
 }
 
 /// Who is listed and who is excluded.

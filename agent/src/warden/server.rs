@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, OpenOptions, Permissions},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::TcpListener,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
@@ -22,8 +22,8 @@ use std::{
 
 use nix::sys::{
     socket::{
-        AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, accept4, bind, listen,
-        setsockopt, shutdown, socket, sockopt,
+        AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, listen, setsockopt, shutdown,
+        socket, sockopt,
     },
     time::TimeVal,
 };
@@ -34,6 +34,8 @@ use super::{
     capture::Capture,
     flow,
     host::AgentUser,
+    listen::Pair,
+    namespaces::Namespaces,
     process::Examiner,
     selftest, sys,
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
@@ -46,12 +48,6 @@ use crate::{
 /// Threads that answer. Reading a process takes some tenths of a millisecond; hashing a new program longer.
 const WORKERS: usize = 4;
 
-/// Connections that may wait to be accepted by the proxy.
-const BACKLOG: i32 = 4096;
-
-/// Tries to find a port that is free on 127.0.0.1 and on ::1.
-const PORT_TRIES: usize = 32;
-
 /// How long the proxy may leave answers unread before its connection is closed.
 const SEND_TIMEOUT: TimeVal = TimeVal::new(5, 0);
 
@@ -62,6 +58,9 @@ const TCP_CLOSE: u8 = 7;
 struct Shared {
     capture: Arc<Capture>,
     examiner: Arc<Examiner>,
+    namespaces: Arc<Namespaces>,
+    /// Cookie of the host's own network namespace.
+    netns: u64,
     /// Files that the proxy may have.
     files: BTreeSet<PathBuf>,
     targets: usize,
@@ -90,11 +89,15 @@ impl Server {
         user: AgentUser,
         capture: Arc<Capture>,
         examiner: Arc<Examiner>,
+        namespaces: Arc<Namespaces>,
+        netns: u64,
     ) -> io::Result<Self> {
         let path = config.agent.runtime_dir.join(SOCKET);
         let listener = Arc::new(listen_for_proxy(&path, user)?);
         let shared = Arc::new(Shared {
             capture,
+            namespaces,
+            netns,
             files: files(config),
             targets: config.targets.len(),
             user,
@@ -194,7 +197,8 @@ impl Shared {
         });
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
         info!(pid = peer.pid(), "the proxy has gone; connections to protected destinations are refused");
-        self.capture.listen_at(0).map_err(io::Error::other)
+        self.namespaces.proxy_gone();
+        Ok(())
     }
 
     fn hang_up(&self) {
@@ -207,7 +211,7 @@ impl Shared {
 /// One proxy's connection.
 struct Session<'a> {
     shared: &'a Arc<Shared>,
-    connection: &'a OwnedFd,
+    connection: &'a Arc<OwnedFd>,
     greeted: AtomicBool,
 }
 
@@ -248,7 +252,9 @@ impl Session<'_> {
                 Ok((process_map, listeners)) => {
                     let mut handed = vec![process_map.as_fd()];
                     handed.extend(listeners.iter().map(AsFd::as_fd));
-                    send(Answer::Hello, &handed)
+                    send(Answer::Hello, &handed)?;
+                    self.shared.namespaces.proxy_came(Arc::clone(self.connection));
+                    Ok(())
                 }
                 Err(error) => send(Answer::Refused(error.to_string()), &[]),
             },
@@ -265,7 +271,9 @@ impl Session<'_> {
                 Err(reason) => send(Answer::Refused(reason), &[]),
             },
             Call::Protect { target, entry, addresses } => {
-                send(done(capture.protect(target, entry, &addresses).map_err(|error| error.to_string())), &[])
+                let protected = capture.protect(target, entry, &addresses).map_err(|error| error.to_string());
+                self.shared.namespaces.look_at_connections();
+                send(done(protected), &[])
             }
             Call::Counters => {
                 let answer = match capture.counters() {
@@ -275,6 +283,7 @@ impl Session<'_> {
                 send(answer, &[])
             }
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
+            Call::Surroundings => send(Answer::Surroundings(Box::new(self.shared.namespaces.report())), &[]),
             Call::SelfTest => {
                 let shared = self.shared;
                 let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -293,13 +302,16 @@ impl Session<'_> {
         if self.greeted.swap(true, Ordering::SeqCst) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this proxy has its listeners already"));
         }
-        let (listeners, port) = listeners()?;
+        let Pair { listeners, port, missing } = Pair::new()?;
+        if let Some(error) = missing {
+            warn!(%error, "no listener on ::1; connections to protected IPv6 destinations are refused");
+        }
         for listener in &listeners {
             self.shared.capture.mark_listener(listener.as_fd()).map_err(io::Error::other)?;
         }
         let process_map = self.shared.capture.process_map()?;
         // From here on connections wait for the proxy to accept them.
-        self.shared.capture.listen_at(port).map_err(io::Error::other)?;
+        self.shared.capture.listen_at(self.shared.netns, port).map_err(io::Error::other)?;
         info!(port, listeners = listeners.len(), "the proxy listens");
         Ok((process_map, listeners))
     }
@@ -361,34 +373,6 @@ fn only(descriptors: &[OwnedFd]) -> Result<BorrowedFd<'_>, String> {
         [one] => Ok(one.as_fd()),
         others => Err(format!("{} descriptors came with the question; it needs one", others.len())),
     }
-}
-
-/// Listeners on 127.0.0.1 and ::1 with the same port. Where the host has no IPv6, IPv6 destinations stay refused.
-fn listeners() -> io::Result<(Vec<TcpListener>, u16)> {
-    let v4: IpAddr = Ipv4Addr::LOCALHOST.into();
-    let v6: IpAddr = Ipv6Addr::LOCALHOST.into();
-    for _ in 0..PORT_TRIES {
-        let first = listener((v4, 0).into())?;
-        let port = first.local_addr()?.port();
-        match listener((v6, port).into()) {
-            Ok(second) => return Ok((vec![first, second], port)),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            Err(error) => {
-                warn!(%error, "no listener on ::1; connections to protected IPv6 destinations are refused");
-                return Ok((vec![first], port));
-            }
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, "no port is free on both 127.0.0.1 and ::1"))
-}
-
-/// A listener that shares its address with no other socket.
-fn listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    bind(raw(&socket), &SockaddrStorage::from(address))?;
-    listen(&socket, Backlog::new(BACKLOG)?)?;
-    Ok(socket.into())
 }
 
 fn raw(socket: &impl std::os::fd::AsRawFd) -> std::os::fd::RawFd {

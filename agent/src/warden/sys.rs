@@ -1,5 +1,5 @@
-//! What neither `aya` nor `nix` offers safely: a few `bpf` commands, `pidfd_open`, `statx`, receiving descriptors, and the
-//! declaration that the shared records are plain bytes. All `unsafe` of the warden is in this file.
+//! What neither `aya` nor `nix` offers safely: a few `bpf` commands, `pidfd_open`, `pidfd_getfd`, `statx`, receiving
+//! descriptors, and the declaration that the shared records are plain bytes. All `unsafe` of the warden is in this file.
 #![allow(unsafe_code)]
 
 use std::{
@@ -7,7 +7,7 @@ use std::{
     io::{self, IoSliceMut},
     mem,
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
     path::Path,
@@ -190,8 +190,8 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 }
 
 /// Cookie of the network namespace of a socket.
-pub(super) fn netns_cookie(socket: &OwnedFd) -> io::Result<u64> {
-    option::<u64>(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE)
+pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    option::<u64>(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE)
 }
 
 /// Cookie of a socket, as programs see it.
@@ -221,6 +221,18 @@ fn option<T: aya::Pod>(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c
 pub(super) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A copy of another process's descriptor. Of a socket that lingers it may be the last one when it is closed, which then takes
+/// as long as the other process likes.
+pub(super) fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is involved.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

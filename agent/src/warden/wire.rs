@@ -1,6 +1,7 @@
 //! What warden and proxy say to each other: one JSON message per packet of a `SOCK_SEQPACKET` Unix socket, descriptors beside.
 //!
-//! The proxy asks and the warden answers; answers carry the number of their question and may overtake each other.
+//! The proxy asks and the warden answers; answers carry the number of their question and may overtake each other. Once it has
+//! greeted, the warden also tells it things unasked, under the number [`NEWS`].
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Unidentified, sys};
 use crate::{
-    model::{Flow, Process},
+    model::{Flow, Older, Process, Surroundings},
     selftest::Attempt,
 };
 
@@ -24,6 +25,9 @@ pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 
 /// Name of the warden's socket in the runtime directory.
 pub(super) const SOCKET: &str = "warden.sock";
+
+/// Number of an answer to no question. The greeting has it too, and comes first.
+pub(super) const NEWS: u64 = 0;
 
 /// A question.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,6 +66,8 @@ pub(super) enum Call {
     Counters,
     /// Which programs are no longer in force?
     Missing,
+    /// How is it in the network namespaces?
+    Surroundings,
     /// Is every path closed?
     SelfTest,
 }
@@ -98,6 +104,20 @@ pub(super) enum Answer {
     Counters(BTreeMap<String, u64>),
     /// To `Missing`.
     Missing(Vec<String>),
+    /// To `Surroundings`.
+    Surroundings(Box<Surroundings>),
+    /// Unasked: the listeners of another network namespace come with this.
+    Entered {
+        /// Its cookie.
+        netns: u64,
+    },
+    /// Unasked: no process is in this namespace any more.
+    Left {
+        /// Its cookie.
+        netns: u64,
+    },
+    /// Unasked: a connection that is older than interception was found.
+    Older(Older),
     /// To `SelfTest`.
     SelfTest(Vec<Attempt>),
     /// To anything that will not be done.

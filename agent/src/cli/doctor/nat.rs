@@ -1,7 +1,11 @@
 //! Rules of this host that translate destinations: a second address under which a target is reached is not protected unless
 //! the configuration names it too.
 
-use std::{io, net::IpAddr, process::Command};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 use crate::{
     config::{Network, Ports, Target},

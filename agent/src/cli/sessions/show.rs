@@ -146,6 +146,9 @@ fn process(process: &Process, roles: &[String], out: &mut Out) -> Result<(), Fai
         (None, Some(unit)) => field(out, "user unit", unit)?,
         (None, None) => field(out, "cgroup", &process.cgroup)?,
     }
+    if let Some(container) = &process.container {
+        field(out, "container", container)?;
+    }
     field(out, "roles", &if roles.is_empty() { "none".into() } else { roles.join(", ") })
 }
 

@@ -75,6 +75,9 @@ pub struct Process {
     pub cgroup: String,
     pub unit: Option<String>,
     pub user_unit: Option<String>,
+    /// Absent in records of earlier versions.
+    #[serde(default)]
+    pub container: Option<String>,
 }
 
 /// Its running file.

@@ -99,6 +99,7 @@ pub fn gate(policy: Arc<dyn Decide>, mode: Mode) -> (Gate, Admission) {
         cgroup: "/".into(),
         unit: None,
         user_unit: None,
+        container: None,
     };
     let principal = Arc::new(Principal { flow, process, roles: Vec::new() });
     let services = Services { policy, liveness: Arc::new(Alive), log: Arc::new(Log::default()) };

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read as _,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
@@ -199,14 +199,9 @@ pub fn run_warden(directory: &str, pins: &str, scope: &str) -> ExitCode {
 }
 
 fn intercept(scope: Scope) -> Intercept {
-    let allowed = |network: &String| {
-        let (address, prefix) = network.split_once('/').expect("a network");
-        Allowed {
-            name: "allowed".into(),
-            address: address.parse().expect("an address"),
-            prefix: prefix.parse().expect("a prefix"),
-            port: None,
-        }
+    let allowed = |address: &String| {
+        let address: IpAddr = address.parse().expect("an address");
+        Allowed { name: "allowed".into(), address, prefix: if address.is_ipv4() { 32 } else { 128 }, port: None }
     };
     Intercept {
         include: Members { units: Vec::new(), users: scope.users, cgroups: scope.cgroups },

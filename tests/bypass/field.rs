@@ -156,8 +156,12 @@ impl Field {
     }
 }
 
-/// A socket that does not wait for long.
+/// A socket that does not wait for long, and of whose connection nothing is left once it is closed: data that was dropped would
+/// be sent again by the kernel, and arrive when somebody else is in scope.
 pub fn patient(socket: OwnedFd) -> io::Result<OwnedFd> {
+    // struct linger: on, for no time.
+    let linger = [1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()].concat();
+    sys::set(&socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)?;
     sys::set(&socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &ground::timeout(WAIT))?;
     sys::set(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &ground::timeout(WAIT))?;
     Ok(socket)

@@ -14,7 +14,9 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id, bpf_skb_load_bytes_relative},
+    helpers::generated::{
+        bpf_get_netns_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+    },
 };
 
 use crate::{
@@ -57,6 +59,11 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 /// Extension headers that are walked. More than real packets have.
 const MAX_EXTENSIONS: usize = 6;
+
+/// Bytes from the beginning of a packet that [`load`] can be asked for: more than the headers of real packets have.
+const READABLE: u32 = 512;
+/// Length of an IPv4 header without options.
+const PLAIN_HEADER: u32 = 20;
 
 const SYN: u8 = 0x02;
 /// Bits of the fragment offset in IPv4's field of flags and offset.
@@ -112,7 +119,7 @@ pub fn interface(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the kernel passes a valid context.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     let why = if sk.is_null() {
-        if settings.scope & bits::FORWARD != 0 || !reaches(network(skb, NETWORK, 0)) {
+        if settings.scope & bits::FORWARD != 0 || lay_open(skb) && !reaches(network(skb, NETWORK, 0)) {
             return NEXT;
         }
         Counter::Forwarded
@@ -122,7 +129,7 @@ pub fn interface(skb: *mut __sk_buff) -> i32 {
         }
         if settings.scope & bits::LOCKDOWN != 0 {
             Counter::Lockdown
-        } else if reaches(frame(skb)) || bare(skb) {
+        } else if !lay_open(skb) || reaches(frame(skb)) || bare(skb) {
             Counter::Guarded
         } else {
             return NEXT;
@@ -151,9 +158,21 @@ fn reaches(packet: Packet) -> bool {
 /// Whether a frame, read as what a packet socket makes for an interface without frames, reaches an enforced destination.
 fn bare(skb: *mut __sk_buff) -> bool {
     match network(skb, FRAME, 0) {
-        Packet::Unreadable => false,
+        Packet::Unreadable => fits(skb),
         packet => reaches(packet),
     }
+}
+
+/// Whether what begins like an IP packet says no more of its length than is there. Few frames look like one by chance.
+fn fits(skb: *mut __sk_buff) -> bool {
+    let Some([first, _, high4, low4, high6, low6]) = load::<[u8; 6]>(skb, FRAME, 0) else { return false };
+    let said = if first >> 4 == 4 {
+        u32::from(u16::from_be_bytes([high4, low4]))
+    } else {
+        u32::from(u16::from_be_bytes([high6, low6])) + 40
+    };
+    // SAFETY: the kernel passes a valid context.
+    said <= unsafe { (*skb).len }
 }
 
 /// The protected destination of a packet. Another network namespace's loopback is never meant.
@@ -192,7 +211,8 @@ fn network(skb: *mut __sk_buff, base: u32, at: u32) -> Packet {
     match load::<u8>(skb, base, at).map(|first| first >> 4) {
         Some(4) => ipv4(skb, base, at),
         Some(6) => ipv6(skb, base, at),
-        _ => Packet::Harmless,
+        Some(_) => Packet::Harmless,
+        None => Packet::Unreadable,
     }
 }
 
@@ -205,6 +225,10 @@ fn ipv4(skb: *mut __sk_buff, base: u32, at: u32) -> Packet {
     // What follows the first fragment is of no use without it.
     if u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_OFFSET != 0 {
         return Packet::Harmless;
+    }
+    // An option may name another destination than the header; `connect` saw it, a packet socket has no `connect`.
+    if base == FRAME && length != PLAIN_HEADER {
+        return Packet::Unreadable;
     }
     transport(skb, base, at + length, header[9], address, total.checked_sub(length))
 }
@@ -261,6 +285,13 @@ fn transport(skb: *mut __sk_buff, base: u32, at: u32, protocol: u8, address: Wor
         }
     }
     Packet::To(address, port)
+}
+
+/// Makes the beginning of a packet readable: a packet socket can have it in pages that [`load`] does not look into. False if
+/// that is not possible.
+fn lay_open(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the kernel passes a valid context, which the helper takes.
+    unsafe { bpf_skb_pull_data(skb, (*skb).len.min(READABLE)) == 0 }
 }
 
 fn load<T: Copy>(skb: *mut __sk_buff, base: u32, at: u32) -> Option<T> {

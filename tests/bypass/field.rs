@@ -4,15 +4,18 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
 };
 
 use nix::unistd::alarm;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Outcome,
     attempts::{self, Row},
     ground::{self, Both, LOCAL, NEIGHBOUR, OPEN, PORT, TARGET, pick},
+    scope,
     sys::{self, Raw},
 };
 
@@ -27,6 +30,8 @@ pub const WORDS: &[u8] = b"attempt";
 const WAIT: i64 = 400;
 /// Seconds after which an attempt that hangs is ended.
 const HANGS: u32 = 30;
+/// The same for one that waits for the agent.
+const PREPARED: u32 = 40 * 60;
 
 /// When an attempt does what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,8 @@ pub struct Field {
     pub six: bool,
     /// Where the proxy listens; in a control, where somebody else does.
     pub proxy_port: u16,
+    /// Who this is, once it has entered the scope.
+    uid: u32,
     guest: i32,
     early: bool,
     kept: Vec<OwnedFd>,
@@ -143,9 +150,9 @@ impl Field {
         println!("call {port}");
     }
 
-    /// Becomes the user in scope.
+    /// Becomes the user of the attempt: the one in scope, unless another one is tried.
     pub fn enter_scope(&self, privileged: bool) -> io::Result<()> {
-        sys::become_user(INSIDE, privileged)
+        sys::become_user(self.uid, privileged)
     }
 }
 
@@ -163,17 +170,44 @@ fn heard() -> io::Result<()> {
     }
 }
 
+/// What an attempt is started with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Start {
+    pub row: String,
+    pub six: bool,
+    /// It waits before it does what the agent could prevent.
+    pub early: bool,
+    pub proxy_port: u16,
+    /// The user that it becomes.
+    pub uid: u32,
+    /// The `cgroup.procs` of a cgroup that it enters.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Start {
+    /// By the user in scope, while the proxy listens on a port.
+    pub fn new(row: &Row, six: bool, proxy_port: u16) -> Self {
+        Self { row: row.name.into(), six, early: false, proxy_port, uid: INSIDE, cgroup: None }
+    }
+}
+
 /// Role: an attempt.
-pub fn run(row: &str, six: &str, early: &str, proxy_port: &str, guest: &str) -> ExitCode {
-    alarm::set(if early == "early" { 40 * 60 } else { HANGS });
-    let row = attempts::all().into_iter().find(|known| known.name == row).expect("a known attempt");
+pub fn run(start: &str, guest: &str) -> ExitCode {
+    let start: Start = serde_json::from_str(start).expect("a start");
+    alarm::set(if start.early { PREPARED } else { HANGS });
+    let row = attempts::all().into_iter().chain(scope::rows()).find(|known| known.name == start.row);
+    let row = row.expect("a known attempt");
     let mut field = Field {
-        six: six == "6",
-        proxy_port: proxy_port.parse().expect("a port"),
+        six: start.six,
+        proxy_port: start.proxy_port,
+        uid: start.uid,
         guest: guest.parse().expect("a descriptor"),
-        early: early == "early",
+        early: start.early,
         kept: Vec::new(),
     };
+    if let Some(processes) = &start.cgroup {
+        std::fs::write(processes, "0").expect("a cgroup");
+    }
     let begun = match row.rights {
         attempts::Rights::None => field.enter_scope(false),
         attempts::Rights::All => field.enter_scope(true),
@@ -208,12 +242,12 @@ pub struct Attempt {
 
 impl Attempt {
     /// Starts one; an early one is let go with [`Attempt::go`].
-    pub fn start(row: &Row, six: bool, early: bool, proxy_port: u16, guest: &OwnedFd) -> Outcome<Self> {
-        let failed = |error: io::Error| format!("{}: {error}", row.name);
+    pub fn start(start: &Start, guest: &OwnedFd) -> Outcome<Self> {
+        let failed = |error: io::Error| format!("{}: {error}", start.row);
         sys::keep(guest).map_err(failed)?;
+        let words = serde_json::to_string(start).map_err(|error| error.to_string())?;
         let mut child = Command::new("/proc/self/exe")
-            .args(["attempt", row.name, if six { "6" } else { "4" }, if early { "early" } else { "now" }])
-            .args([proxy_port.to_string(), guest.as_raw_fd().to_string()])
+            .args(["attempt", &words, &guest.as_raw_fd().to_string()])
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

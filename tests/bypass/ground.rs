@@ -68,6 +68,10 @@ pub const HOST: Both = (v4(100, 1), v6(0x51, 1));
 pub const TARGET: Both = (v4(100, 2), v6(0x51, 2));
 /// The same machine under an address that is not protected.
 pub const NEIGHBOUR: Both = (v4(100, 3), v6(0x51, 3));
+/// The same machine as what lockdown allows.
+pub const ALLOWED: Both = (v4(100, 4), v6(0x51, 4));
+/// The same machine as the resolver that lockdown allows.
+pub const RESOLVER: Both = (v4(100, 5), v6(0x51, 5));
 /// The target under an address to which only [`MARK`] leads.
 pub const POLICY: Both = (Ipv4Addr::new(192, 0, 2, 77), v6(0x77, 0x77));
 /// The guest: another network namespace behind the host.
@@ -111,6 +115,8 @@ pub struct Ground {
     datagrams: Vec<UdpSocket>,
     marker: UdpSocket,
     marked: u64,
+    /// Addresses of which everything counts that arrives there.
+    pub watched: Vec<IpAddr>,
 }
 
 impl Ground {
@@ -141,8 +147,10 @@ impl Ground {
         let (ear, listeners, datagrams) = inside(&target, || {
             assign(TARGET_SIDE, TARGET)?;
             defaults(TARGET_SIDE, HOST)?;
-            netlink::address(TARGET_SIDE, NEIGHBOUR.0.into(), 24)?;
-            netlink::address(TARGET_SIDE, NEIGHBOUR.1.into(), 64)?;
+            for both in [NEIGHBOUR, ALLOWED, RESOLVER] {
+                netlink::address(TARGET_SIDE, both.0.into(), 24)?;
+                netlink::address(TARGET_SIDE, both.1.into(), 64)?;
+            }
             netlink::address("lo", POLICY.0.into(), 32)?;
             for address in [POLICY.1, NAT64, SIX_TO_FOUR, COMPATIBLE] {
                 netlink::address("lo", address.into(), 128)?;
@@ -153,7 +161,7 @@ impl Ground {
         })?;
         let (local, local_datagrams) = serve(&[LOCAL])?;
         let marker = UdpSocket::bind((HOST.0, 0)).map_err(|error| error.to_string())?;
-        Ok(Self {
+        let mut ground = Self {
             target,
             guest,
             ears: vec![ear, self::ear("lo")?],
@@ -161,7 +169,10 @@ impl Ground {
             datagrams: datagrams.into_iter().chain(local_datagrams).collect(),
             marker,
             marked: 0,
-        })
+            watched: Vec::new(),
+        };
+        ground.evidence()?;
+        Ok(ground)
     }
 
     /// What has reached the target since the last time, in words; nothing is still under way.
@@ -173,9 +184,15 @@ impl Ground {
         let words = format!("marker {}", self.marked);
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut arrived = false;
-        self.marker.send_to(words.as_bytes(), (TARGET.0, MARKER)).map_err(|error| format!("marker: {error}"))?;
         let mut buffer = [0; 65_536];
+        let mut rounds = 0;
         while !arrived {
+            // Again and again: a link that has just come up may lose the first ones.
+            if rounds % 100 == 0 {
+                let sent = self.marker.send_to(words.as_bytes(), (TARGET.0, MARKER));
+                sent.map_err(|error| format!("marker: {error}"))?;
+            }
+            rounds += 1;
             if Instant::now() > deadline {
                 return Err("the target cannot be heard any more".into());
             }
@@ -183,7 +200,7 @@ impl Ground {
                 while let Ok(size) = recv(ear.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                     let frame = &buffer[..size];
                     arrived |= frame.ends_with(words.as_bytes());
-                    found.extend(forbidden(frame));
+                    found.extend(forbidden(frame, &self.watched));
                 }
             }
             thread::sleep(Duration::from_millis(1));
@@ -334,9 +351,9 @@ fn ear(interface: &str) -> Outcome<OwnedFd> {
     Ok(socket)
 }
 
-/// What a frame shows that must not be: something for a protected port that is more than an answer, or a protected port's
-/// answer to a SYN.
-fn forbidden(frame: &[u8]) -> Option<String> {
+/// What a frame shows that must not be: something for a protected port that is more than an answer, a protected port's answer to
+/// a SYN, or anything at all for an address that is watched.
+fn forbidden(frame: &[u8], watched: &[IpAddr]) -> Option<String> {
     let mut at = 12;
     let mut kind = be16(frame, at)?;
     while kind == 0x8100 || kind == 0x88a8 {
@@ -344,6 +361,11 @@ fn forbidden(frame: &[u8]) -> Option<String> {
         kind = be16(frame, at)?;
     }
     at += 2;
+    let to = match kind {
+        0x0800 => <[u8; 4]>::try_from(frame.get(at + 16..at + 20)?).ok().map(IpAddr::from)?,
+        0x86dd => <[u8; 16]>::try_from(frame.get(at + 24..at + 40)?).ok().map(IpAddr::from)?,
+        _ => return None,
+    };
     let (mut protocol, end) = match kind {
         0x0800 if be16(frame, at + 6)? & 0x1fff != 0 => return None,
         0x0800 => {
@@ -366,6 +388,11 @@ fn forbidden(frame: &[u8]) -> Option<String> {
         let size = if protocol == 44 { 8 } else { (usize::from(*frame.get(at + 1)?) + 1) * 8 };
         protocol = *frame.get(at)?;
         at += size;
+    }
+    // The kernel looks for neighbours itself.
+    let asks = i32::from(protocol) == libc::IPPROTO_ICMPV6 && matches!(*frame.get(at)?, 133..=137);
+    if watched.contains(&to) && !asks {
+        return Some(format!("a packet of protocol {protocol} to {to}"));
     }
     let (source, destination) = (be16(frame, at)?, be16(frame, at + 2)?);
     let ours = |port| port == PORT || port == LOCAL;

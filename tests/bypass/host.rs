@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read as _,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
@@ -163,11 +163,6 @@ impl Proxy {
         }
         found
     }
-
-    /// What the kernel side has counted.
-    pub fn counter(&self, name: &str) -> u64 {
-        self.runtime.block_on(self.warden.counters()).ok().and_then(|all| all.get(name).copied()).unwrap_or_default()
-    }
 }
 
 /// Role: the warden.
@@ -185,6 +180,7 @@ pub fn run_warden(directory: &str, pins: &str, scope: &str) -> ExitCode {
             pin_dir: pins.into(),
             user: "nobody".into(),
             group: None,
+            name_grace: agent::config::NAME_GRACE,
         },
         targets: vec![
             target("away", &ground::protected(), directory),
@@ -203,10 +199,9 @@ pub fn run_warden(directory: &str, pins: &str, scope: &str) -> ExitCode {
 }
 
 fn intercept(scope: Scope) -> Intercept {
-    let allowed = |network: &String| Allowed {
-        name: "allowed".into(),
-        network: agent::config::Network::parse(network).expect("a network"),
-        port: None,
+    let allowed = |address: &String| {
+        let address: IpAddr = address.parse().expect("an address");
+        Allowed { name: "allowed".into(), address, prefix: if address.is_ipv4() { 32 } else { 128 }, port: None }
     };
     Intercept {
         include: Members { units: Vec::new(), users: scope.users, cgroups: scope.cgroups },
@@ -225,7 +220,7 @@ fn target(name: &str, addresses: &[SocketAddr], directory: &Path) -> Target {
         name: name.into(),
         protocol: "postgres".into(),
         mode: Mode::Enforce,
-        addresses: addresses.iter().copied().map(Address::Socket).collect(),
+        addresses: addresses.iter().copied().map(Address::from).collect(),
         sockets: Vec::new(),
         tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
         serve: None,

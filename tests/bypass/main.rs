@@ -25,7 +25,7 @@ use std::{
 };
 
 use attempts::{Ending, Row};
-use field::{Attempt, INSIDE, Stage};
+use field::{Attempt, INSIDE, Stage, Start};
 use ground::{Ground, HOST, pick};
 use host::{Host, Proxy, Scope};
 
@@ -41,6 +41,18 @@ const MAY_BE_UNTESTED: &[&str] = &[
     "DCCP",
 ];
 
+/// What an attempt may say of itself: done, though nobody may have got it, or an error that a refusal is, a queue that is said to
+/// be full or a silence among them. Any other error is the attempt's own, and proves nothing.
+const EXPECTED: &[&str] = &[
+    "done",
+    "error EPERM",
+    "error ECONNREFUSED",
+    "error EPROTONOSUPPORT",
+    "error ENOBUFS",
+    "error EINPROGRESS",
+    "error EAGAIN",
+];
+
 /// The table of the manual.
 const TABLE: &str = include_str!("../../agent/docs/bypass.md");
 
@@ -49,8 +61,8 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [_, "warden", directory, pins, scope] => host::run_warden(directory, pins, scope),
         [_, "watchdog", pins, suite] => host::run_watchdog(pins, suite),
-        [_, "attempt", row, six, early, proxy, guest] => field::run(row, six, early, proxy, guest),
-        [_, "maker", family, kind] => attempts::run_maker(family, kind),
+        [_, "attempt", start, guest] => field::run(start, guest),
+        [_, "maker", uid, family, kind] => attempts::run_maker(uid, family, kind),
         [_, words @ ..] => suite(words),
         [] => ExitCode::FAILURE,
     }
@@ -129,11 +141,14 @@ impl Matrix {
 
     fn run(&mut self, words: &[&str], results: &mut Results) -> Outcome {
         self.controls(results)?;
-        self.prepare_early()?;
-        self.host.start(&Scope { users: vec![INSIDE.to_string()], ..Scope::default() })?;
+        self.prepare_early(results)?;
+        let scope = Scope { users: vec![INSIDE.to_string()], ..Scope::default() };
+        self.host.start(&scope)?;
         for stage in [Stage::Alive, Stage::Early] {
             self.stage(stage, results)?;
         }
+        // Another port, which no old connection keeps from being taken.
+        self.host.start(&scope)?;
         let port = self.proxy()?.port();
         self.host.kill();
         self.dead(port, results)?;
@@ -160,14 +175,9 @@ impl Matrix {
         let stand_ins = stand_ins()?;
         let port = stand_ins[0].local_addr().map_err(|error| error.to_string())?.port();
         for mut cell in std::mem::take(&mut self.cells) {
-            let squats = cell.row.stage == Stage::Dead;
-            let mut attempt = Attempt::start(
-                &cell.row,
-                cell.six,
-                false,
-                if squats { ground::SPARE } else { port },
-                &self.ground.guest,
-            )?;
+            // One that takes the proxy's port must be able to.
+            let port = if cell.row.stage == Stage::Dead { ground::SPARE } else { port };
+            let mut attempt = self.start(&cell, port, false)?;
             let said = self.follow(&mut attempt, cell.six)?;
             let mut evidence = self.ground.evidence()?;
             drop(attempt);
@@ -194,14 +204,21 @@ impl Matrix {
         Ok(())
     }
 
-    fn prepare_early(&mut self) -> Outcome {
-        for cell in self.cells.iter_mut().filter(|cell| cell.row.stage == Stage::Early) {
-            let mut attempt = Attempt::start(&cell.row, cell.six, true, 0, &self.ground.guest)?;
+    fn start(&self, cell: &Cell, port: u16, early: bool) -> Outcome<Attempt> {
+        let start = Start { early, ..Start::new(&cell.row, cell.six, port) };
+        Attempt::start(&start, &self.ground.guest)
+    }
+
+    fn prepare_early(&mut self, results: &mut Results) -> Outcome {
+        for mut cell in self.take(Stage::Early) {
+            let mut attempt = self.start(&cell, 0, true)?;
             let said = attempt.line()?;
-            if said != "ready" {
-                return Err(format!("{}: {said}", cell.name()));
+            if said == "ready" {
+                cell.early = Some(attempt);
+                self.cells.push(cell);
+            } else {
+                results.report(&cell.name(), Err(format!("cannot be prepared: {said}")));
             }
-            cell.early = Some(attempt);
         }
         self.ground.evidence().map(drop)
     }
@@ -214,7 +231,7 @@ impl Matrix {
                     early.go()?;
                     early
                 }
-                None => Attempt::start(&cell.row, cell.six, false, port, &self.ground.guest)?,
+                None => self.start(&cell, port, false)?,
             };
             let said = self.follow(&mut attempt, cell.six)?;
             let evidence = self.ground.evidence()?;
@@ -229,7 +246,7 @@ impl Matrix {
 
     fn dead(&mut self, port: u16, results: &mut Results) -> Outcome {
         for cell in self.take(Stage::Dead) {
-            let mut attempt = Attempt::start(&cell.row, cell.six, false, port, &self.ground.guest)?;
+            let mut attempt = self.start(&cell, port, false)?;
             let said = self.follow(&mut attempt, cell.six)?;
             let evidence = self.ground.evidence()?;
             drop(attempt);
@@ -291,7 +308,7 @@ impl Matrix {
 
     fn reached_again(&mut self) -> Outcome {
         let row = attempts::all().into_iter().find(|row| row.name == "plain connect").ok_or("no such row")?;
-        let mut attempt = Attempt::start(&row, false, false, 0, &self.ground.guest)?;
+        let mut attempt = Attempt::start(&Start::new(&row, false, 0), &self.ground.guest)?;
         let said = attempt.line()?;
         if self.ground.evidence()?.is_empty() { Err(said) } else { Ok(()) }
     }
@@ -308,8 +325,8 @@ fn verdict(
     if !evidence.is_empty() {
         return Err(format!("the target was reached ({said}): {}", evidence.join("; ")));
     }
-    if said == "squatted" || said == "ended without an answer" {
-        return Err(said.to_owned());
+    if !EXPECTED.contains(&said) {
+        return Err(format!("it did not get that far: {said}"));
     }
     for whose in accepted {
         let flow = whose.as_ref().map_err(|error| format!("a connection of nobody: {error}"))?;

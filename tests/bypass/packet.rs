@@ -90,7 +90,7 @@ impl Packet {
         let mut header = vec![0x40 | (length / 4) as u8, 0];
         header.extend(((length + part.len()) as u16).to_be_bytes());
         header.extend([0x51, 0x57]);
-        header.extend((offset / 8 | u16::from(more) << 13).to_be_bytes());
+        header.extend(((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         header.extend([64, self.carried.protocol(), 0, 0]);
         header.extend(octets(self.from.0));
         header.extend(octets(self.via.unwrap_or(self.to.0)));
@@ -156,7 +156,7 @@ fn octets(of: IpAddr) -> Vec<u8> {
 /// The Internet checksum; every part but the last has an even length.
 fn sum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
-    let mut sum: u32 = words.map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();
+    let mut sum: u32 = words.map(|word| (u32::from(word[0]) << 8) | u32::from(*word.get(1).unwrap_or(&0))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

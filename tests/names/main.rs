@@ -184,6 +184,7 @@ fn open(world: &World) -> Outcome {
 }
 
 fn name_only(world: &World) -> Outcome {
+    world.dns.set("closed", &["127.50.1.50"])?;
     world.await_protected("closed", &at(&["127.50.1.50"], PORT)?)?;
     for (target, expected) in [("closed", false), ("open", true), ("alias", true), ("range", false)] {
         let found = world.target(target)?;
@@ -313,6 +314,7 @@ fn lost(world: &World) -> Outcome {
 }
 
 fn killed(world: &World) -> Outcome {
+    world.dns.set("dual", &["127.50.4.2", "fd00:60::1"])?;
     let goals = at(&["127.50.4.2", "fd00:60::1", "127.50.6.1"], PORT)?;
     world.await_protected("alias", &goals[..2])?;
     world.judge.arrived(PORT)?;
@@ -326,7 +328,11 @@ fn killed(world: &World) -> Outcome {
     world.dns.silent(|| {
         world.agent.borrow_mut().start()?;
         world.await_problem("short", "unresolved: short", true)?;
-        redirected_among(world, &goals)
+        redirected_among(world, &goals)?;
+        // Its end does not wait for the name server either.
+        world.agent.borrow_mut().restart()?;
+        let log = world.agent.borrow().log();
+        ensure(!log.contains("does not end when asked"), || log.clone())
     })?;
     world.await_problem("short", "unresolved", false)?;
     storm.end()?;

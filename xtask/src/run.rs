@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, ExitCode, ExitStatus, Stdio},
-    sync::atomic::{AtomicI32, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, Ordering},
     thread,
 };
 
@@ -20,6 +20,9 @@ pub type Outcome<T = ()> = Result<T, String>;
 
 /// Pid of the program that is running; 0 if none is.
 static RUNNING: AtomicI32 = AtomicI32::new(0);
+
+/// Whether this process was told to end: nothing else is to be started then.
+static TOLD_TO_END: AtomicBool = AtomicBool::new(false);
 
 /// Takes SIGINT and SIGTERM: they are passed on to the program that is running, whose end is then waited for.
 ///
@@ -41,6 +44,7 @@ pub fn prepare() -> Outcome {
                     _ = int.recv() => Signal::SIGINT,
                     _ = term.recv() => Signal::SIGTERM,
                 };
+                TOLD_TO_END.store(true, Ordering::SeqCst);
                 match RUNNING.load(Ordering::SeqCst) {
                     0 => std::process::exit(130),
                     pid => drop(kill(Pid::from_raw(pid), signal)),
@@ -95,7 +99,7 @@ pub fn must(command: &mut Command) -> Outcome {
 /// Runs a command, passes each line of its standard output to `line`, and gives its status.
 ///
 /// # Errors
-/// It cannot be started.
+/// It cannot be started, or this process was told to end meanwhile.
 pub fn lines(command: &mut Command, mut line: impl FnMut(&str)) -> Outcome<ExitStatus> {
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("{}: {error}", name(command)))?;
     RUNNING.store(child.id().cast_signed(), Ordering::SeqCst);
@@ -106,6 +110,9 @@ pub fn lines(command: &mut Command, mut line: impl FnMut(&str)) -> Outcome<ExitS
     }
     let status = child.wait();
     RUNNING.store(0, Ordering::SeqCst);
+    if TOLD_TO_END.load(Ordering::SeqCst) {
+        return Err(format!("{} was ended", name(command)));
+    }
     status.map_err(|error| format!("{}: {error}", name(command)))
 }
 

@@ -199,8 +199,8 @@ fn on_older(kernel: Release, suites: &[Suite], built: &Built, all: bool) -> Outc
             rows.push(Row { name: format!("{name} on {kernel}"), count, least, seconds, fault });
         }
     });
-    if let Err(why) = ran {
-        println!("{why}");
+    if let Some(why) = ran? {
+        println!("the machine did not get to its end: {why}");
         let lost = suites[rows.len().min(suites.len())..].iter().map(|suite| Row {
             name: format!("{} on {kernel}", suite.name),
             count: Count::default(),

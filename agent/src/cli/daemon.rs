@@ -72,7 +72,10 @@ pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     let config = load(global, Files::Skip)?;
     let runtime = Runtime::new().map_err(|error| Failure::wrong(format!("the proxy cannot start: {error}")))?;
     let state_dir = config.agent.state_dir.clone();
-    runtime.block_on(daemon::run(config, options.require.is_some())).map_err(|error| {
+    let outcome = runtime.block_on(daemon::run(config, options.require.is_some()));
+    // Not waiting for a name server that does not answer the C library.
+    runtime.shutdown_background();
+    outcome.map_err(|error| {
         let failure = Failure::wrong(error.to_string());
         match error {
             ProxyError::Log(OpenError::Recovery(RecoveryError::Scan(_) | RecoveryError::Shortened { .. })) => {

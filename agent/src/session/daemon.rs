@@ -12,6 +12,7 @@ use tokio::{
     net::TcpListener,
     runtime::Handle,
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
     task::JoinSet,
 };
 
@@ -92,31 +93,36 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     let mut tasks = JoinSet::new();
     let (following, keeper) = (Arc::clone(&proxy), Arc::clone(&proxy));
     tasks.spawn(async move { following.targets.follow(keeper).await });
-    proxy.targets.asked().await;
     for listener in listeners {
         tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
     }
     tasks.spawn(Arc::clone(&proxy).follow(tidings));
     tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
-    // Before anybody is told how the agent is. What it leads here is accepted above.
-    if let Err(error) = proxy.self_test().await {
-        tracing::error!(error, "the self-test could not be made");
-    }
-    if must_enforce {
-        let (.., state) = running.condition().await;
-        if !state.is_empty() {
-            return Err(ProxyError::NotEnforcing(state.join("; ")));
+    let (refuse, refused) = oneshot::channel();
+    tasks.spawn(async move {
+        // Who is told how the agent is may rely on its names and on the self-test. Connections are served meanwhile, which
+        // the self-test needs.
+        running.proxy.targets.asked().await;
+        if let Err(error) = running.proxy.self_test().await {
+            tracing::error!(error, "the self-test could not be made");
         }
-    }
-    tasks.spawn(control::serve(control, access, Arc::clone(&running) as Arc<dyn Daemon>));
-    tracing::info!(targets = proxy.targets.all().len(), "serving");
-    // Under systemd: ready. Elsewhere nobody listens.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let (.., problems) = running.condition().await;
+        if must_enforce && !problems.is_empty() {
+            // Nobody waits where the agent ends already.
+            let _ = refuse.send(problems.join("; "));
+            return;
+        }
+        tracing::info!(targets = running.proxy.targets.all().len(), "serving");
+        // Under systemd: ready. Elsewhere nobody listens.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        control::serve(control, access, running).await;
+    });
 
     let ended = tokio::select! {
         () = ends.next(&policy) => Ok(()),
         () = warden.gone() => Err(ProxyError::WardenGone),
+        Ok(problems) = refused => Err(ProxyError::NotEnforcing(problems)),
     };
     // No new connections, no answers; the open sessions see their sockets close.
     tasks.shutdown().await;

@@ -30,7 +30,10 @@ pub const ROWS: &[Row] = &[
     Row::new("packet socket: another EtherType than the frame's", Refused, mistyped).with(Rights::All),
     Row::new("packet socket: priority tag", Refused, |field| framed(field, &[VLAN], Carried::Syn)).with(Rights::All),
     Row::new("packet socket: two tags", Refused, |field| framed(field, &[QINQ, VLAN], Carried::Syn)).with(Rights::All),
-    Row::new("packet socket: tiny fragments, TCP", Refused, |f| fragments(f, Carried::Syn)).with(Rights::All),
+    // Of IPv6 the kernel takes no first fragment without the whole header.
+    Row::new("packet socket: tiny fragments, TCP", Refused, |f| fragments(f, Carried::Syn))
+        .with(Rights::All)
+        .only(Families::V4),
     Row::new("packet socket: tiny fragments, UDP", Refused, |f| fragments(f, Carried::Udp)).with(Rights::All),
     Row::new("packet socket: transmit ring", Refused, ring).with(Rights::All),
     Row::new("packet socket: with a virtual network header", Refused, virtual_header).with(Rights::All),

@@ -11,7 +11,7 @@ mod uring;
 
 use std::io;
 
-pub use passed::run_maker;
+pub use passed::{Cgroup, Maker, run_maker};
 
 use crate::field::{Field, Stage};
 
@@ -55,21 +55,21 @@ pub struct Row {
 }
 
 impl Row {
-    const fn new(name: &'static str, ending: Ending, run: fn(&mut Field) -> io::Result<()>) -> Self {
+    pub const fn new(name: &'static str, ending: Ending, run: fn(&mut Field) -> io::Result<()>) -> Self {
         Self { name, families: Families::Both, rights: Rights::None, stage: Stage::Alive, ending, run }
     }
 
-    const fn only(mut self, families: Families) -> Self {
+    pub const fn only(mut self, families: Families) -> Self {
         self.families = families;
         self
     }
 
-    const fn with(mut self, rights: Rights) -> Self {
+    pub const fn with(mut self, rights: Rights) -> Self {
         self.rights = rights;
         self
     }
 
-    const fn at(mut self, stage: Stage) -> Self {
+    pub const fn at(mut self, stage: Stage) -> Self {
         self.stage = stage;
         self
     }

@@ -21,7 +21,7 @@ pub const ROWS: &[Row] = &[
     Row::new("older connection on loopback: send", Refused, local).at(Stage::Early),
     Row::new("older connect that waits for its first bytes (Fast Open)", Refused, deferred).at(Stage::Early),
     Row::new("older UDP connection: send", Refused, datagram).at(Stage::Early),
-    Row::new("older Multipath TCP socket: connect", Refused, multipath).at(Stage::Early),
+    Row::new("older Multipath TCP socket: connect", Redirected, multipath).at(Stage::Early),
     Row::new("older Multipath TCP connection: send", Refused, multipath_connected).at(Stage::Early),
     Row::new("older raw socket: sendto", Refused, raw_socket).at(Stage::Early).with(Rights::All),
     Row::new("older raw socket, connected: send", Refused, raw_connected).at(Stage::Early).with(Rights::All),

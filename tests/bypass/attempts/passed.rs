@@ -34,7 +34,7 @@ pub const ROWS: &[Row] = &[
     Row::new("a thread connects", Redirected, threaded),
     Row::new("a child connects (fork)", Redirected, forked),
     Row::new("a grandchild connects that has lost its parent", Redirected, orphaned),
-    Row::new("a child that shares memory connects (CLONE_VM | CLONE_VFORK)", Redirected, |field| {
+    Row::new("a child that shares memory connects (CLONE_VM, CLONE_VFORK)", Redirected, |field| {
         shared(field, libc::CLONE_VM | libc::CLONE_VFORK)
     }),
     Row::new("a child that shares descriptors connects (CLONE_FILES)", Redirected, |field| {
@@ -48,11 +48,15 @@ pub const ROWS: &[Row] = &[
     Row::new("in a new network namespace with a link of its own (unshare)", Refused, new_namespace).with(Rights::All),
 ];
 
-/// A cgroup of an attempt's own; it goes when the attempt does.
-struct Cgroup(PathBuf);
+/// How often a connection is tried over a new link.
+const TRIES: usize = 10;
+
+/// A cgroup of this process's own; it goes with this.
+pub struct Cgroup(pub PathBuf);
 
 impl Cgroup {
-    fn new() -> io::Result<Self> {
+    /// Makes it.
+    pub fn new() -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let root = mounts.lines().find_map(|line| {
             let mut words = line.split(' ').skip(1);
@@ -105,18 +109,18 @@ fn inherited(field: &mut Field) -> io::Result<()> {
     field.go(socket, field.target())
 }
 
-/// A process out of scope that makes a socket, sends it over its standard input, and keeps it.
-struct Maker {
+/// A process of another user that makes a socket, sends it over its standard input, and keeps it.
+pub struct Maker {
     child: Child,
-    over: UnixStream,
+    pub over: UnixStream,
     number: i32,
 }
 
 impl Maker {
-    fn start(field: &Field, kind: i32) -> io::Result<Self> {
+    pub fn start(field: &Field, uid: u32, kind: i32) -> io::Result<Self> {
         let (over, theirs) = UnixStream::pair()?;
         let mut child = Command::new("/proc/self/exe")
-            .args(["maker", &field.family().to_string(), &kind.to_string()])
+            .args(["maker", &uid.to_string(), &field.family().to_string(), &kind.to_string()])
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped())
             .spawn()?;
@@ -131,15 +135,16 @@ impl Maker {
 
 impl Drop for Maker {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // It is another user's, and cannot be killed.
+        let _ = self.over.shutdown(std::net::Shutdown::Both);
         let _ = self.child.wait();
     }
 }
 
 /// Role: [`Maker`]'s other side.
-pub fn run_maker(family: &str, kind: &str) -> ExitCode {
+pub fn run_maker(uid: &str, family: &str, kind: &str) -> ExitCode {
     let make = || {
-        sys::become_user(OUTSIDE, false)?;
+        sys::become_user(uid.parse().map_err(Error::other)?, false)?;
         let socket =
             patient(sys::socket(family.parse().map_err(Error::other)?, kind.parse().map_err(Error::other)?, 0)?)?;
         println!("{}", socket.as_raw_fd());
@@ -153,21 +158,21 @@ pub fn run_maker(family: &str, kind: &str) -> ExitCode {
 }
 
 fn passed(field: &mut Field) -> io::Result<()> {
-    let maker = Maker::start(field, libc::SOCK_STREAM)?;
+    let maker = Maker::start(field, OUTSIDE, libc::SOCK_STREAM)?;
     field.enter_scope(false)?;
     let socket = sys::receive(&maker.over)?;
     field.go(socket, field.target())
 }
 
 fn passed_datagram(field: &mut Field) -> io::Result<()> {
-    let maker = Maker::start(field, libc::SOCK_DGRAM)?;
+    let maker = Maker::start(field, OUTSIDE, libc::SOCK_DGRAM)?;
     field.enter_scope(false)?;
     let socket = sys::receive(&maker.over)?;
     sys::send_to(&socket, WORDS, 0, &Raw::of(field.target())).map(drop)
 }
 
 fn taken(field: &mut Field) -> io::Result<()> {
-    let maker = Maker::start(field, libc::SOCK_STREAM)?;
+    let maker = Maker::start(field, OUTSIDE, libc::SOCK_STREAM)?;
     field.enter_scope(true)?;
     let socket = sys::take_from(maker.child.id(), maker.number)?;
     field.go(socket, field.target())
@@ -201,10 +206,7 @@ fn orphaned(field: &mut Field) -> io::Result<()> {
 
 fn shared(field: &mut Field, flags: i32) -> io::Result<()> {
     let socket = field.tcp()?;
-    let pid = sys::share(flags, &socket, &Raw::of(field.target()))?;
-    field.acts(pid);
-    sys::wait(pid)?;
-    field.say(socket)
+    sys::wait(sys::share(flags, &socket, &Raw::of(field.target()))?)
 }
 
 fn user_namespace(field: &mut Field) -> io::Result<()> {
@@ -243,5 +245,12 @@ fn carried_here(field: &mut Field) -> io::Result<()> {
 /// The attempt makes its own namespace, and gives it a link to the host.
 fn new_namespace(field: &mut Field) -> io::Result<()> {
     crate::ground::visit_own_namespace(field.six).map_err(Error::other)?;
-    field.go(field.tcp()?, field.target())
+    // A link that has just come up may lose the first packets.
+    for _ in 0..TRIES {
+        match field.go(field.tcp()?, field.target()) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(Error::from_raw_os_error(libc::EINPROGRESS))
 }

@@ -27,14 +27,14 @@ pub const ROWS: &[Row] = &[
     Row::new("non-blocking connect", Redirected, non_blocking),
     Row::new("IPv4-mapped address", Redirected, mapped).only(Families::V4),
     Row::new("bound to an explicit source port", Redirected, source_port),
-    Row::new("bound to an explicit source address", Refused, source_address),
+    Row::new("bound to an explicit source address", Redirected, source_address),
     Row::new("bound to an address of nobody (IP_TRANSPARENT)", Refused, transparent).with(Rights::All),
     Row::new("SO_BINDTODEVICE", Refused, device).with(Rights::All),
     Row::new("SO_MARK", Redirected, mark).with(Rights::All),
     Row::new("an address that only a policy route leads to", Redirected, policy).with(Rights::All),
     Row::new("SO_DONTROUTE", Redirected, no_route),
-    Row::new("source route (LSRR)", Refused, loose).only(Families::V4),
-    Row::new("strict source route (SSRR)", Refused, strict).only(Families::V4),
+    Row::new("source route (LSRR)", Refused, loose).only(Families::V4).with(Rights::All),
+    Row::new("strict source route (SSRR)", Refused, strict).only(Families::V4).with(Rights::All),
     Row::new("routing header (IPV6_RTHDR)", Refused, routing_header).only(Families::V6).with(Rights::All),
     Row::new("AF_UNSPEC, then connect again", Redirected, again),
     Row::new("listen, AF_UNSPEC, then connect", Redirected, listened),
@@ -270,7 +270,11 @@ fn repair(field: &mut Field) -> io::Result<()> {
     sys::set_int(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)?;
     sys::bind(&socket, &Raw::of(field.of(HOST, field.own_port())))?;
     sys::connect(&socket, &Raw::of(field.target()))?;
-    sys::set_int(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0)?;
+    // struct tcp_repair_window: a window to send into.
+    let window: Vec<u8> = [0_u32, 65_535, 65_535, 65_535, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    sys::set(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_WINDOW, &window)?;
+    // Without a probe, which the target would answer with a reset.
+    sys::set_int(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, -1)?;
     field.say(socket)
 }
 

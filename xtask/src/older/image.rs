@@ -23,7 +23,7 @@ const PROGRAMS: &[&str] = &["bash", "ip", "tc", "ss"];
 const FILES: &[&str] = &["/etc/protocols", "/etc/services", "/etc/iproute2/rt_dsfield", "/etc/iproute2/rt_tables"];
 
 /// Modules that suites use, beside those that these depend on: a disk of memory, interfaces, traffic control, socket
-/// diagnostics.
+/// diagnostics, protocols.
 const MODULES: &[&str] = &[
     "loop",
     "veth",
@@ -39,6 +39,9 @@ const MODULES: &[&str] = &[
     "unix_diag",
     "af_packet_diag",
     "mptcp_diag",
+    "sctp",
+    "dccp_ipv4",
+    "dccp_ipv6",
 ];
 
 const PASSWD: &str = "\

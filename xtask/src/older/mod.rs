@@ -9,7 +9,7 @@ mod kernel;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -21,6 +21,9 @@ pub use kernel::{Release, setup};
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 /// The same at full size.
 const FULL_LIMIT: Duration = Duration::from_secs(2 * 3600);
+
+/// What `timeout` exits with when the time is over.
+const TIME_OVER: i32 = 124;
 
 /// Memory of the machine. The image is in it twice while it is unpacked.
 const MEMORY: &str = "3G";
@@ -48,17 +51,18 @@ pub struct Program<'a> {
     pub file: PathBuf,
 }
 
-/// Boots a kernel, runs the suites one after the other, and passes on what the machine says.
+/// Boots a kernel, runs the suites one after the other, and passes on what the machine says. Gives the reason if the machine
+/// ended before the last suite did.
 ///
 /// # Errors
-/// The machine cannot be made or started, or it ended before the last suite did.
+/// The machine cannot be made or started, or this process was told to end.
 pub fn run(
     release: Release,
     agent: &Path,
     suites: &[Program<'_>],
     full: Option<&str>,
     mut hear: impl FnMut(Said<'_>),
-) -> Outcome {
+) -> Outcome<Option<String>> {
     let kernel = kernel::installed(release)?.ok_or_else(|| format!("the kernel {release} is not there"))?;
     let dir = run::target().join("older").join(release.to_string());
     fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
@@ -69,15 +73,14 @@ pub fn run(
     let mut running = suites.len();
     let status = run::lines(&mut machine(&kernel, &image, &messages, full), |line| {
         let said = said(line.trim_end_matches('\r'));
-        running -= usize::from(matches!(said, Said::Ends(..)));
+        running = running.saturating_sub(usize::from(matches!(said, Said::Ends(..))));
         hear(said);
     })?;
     if running == 0 {
-        return Ok(());
+        return Ok(None);
     }
-    let why =
-        if status.code() == Some(124) { "its time was over".into() } else { format!("the machine ended: {status}") };
-    Err(format!("{why}; the kernel's last messages, of {}:\n{}", messages.display(), last_messages(&messages)))
+    let why = if status.code() == Some(TIME_OVER) { "its time was over".into() } else { format!("it ended: {status}") };
+    Ok(Some(format!("{why}; the kernel's last messages, of {}:\n{}", messages.display(), last_messages(&messages))))
 }
 
 /// The machine, with its second serial port as standard output. It ends at the time limit, and whenever this process does.
@@ -93,7 +96,7 @@ fn machine(kernel: &kernel::Kernel, image: &Path, messages: &Path, full: Option<
     let full = full.map(|variable| format!(" {variable}=1")).unwrap_or_default();
     command.args(["-append", &format!("console=ttyS0 panic=-1 mitigations=off rdinit=/init{full}")]);
     command.arg("-serial").arg(format!("file:{}", messages.display())).args(["-serial", "stdio"]);
-    command.stdin(std::process::Stdio::null());
+    command.stdin(Stdio::null());
     command
 }
 

@@ -417,3 +417,6 @@ impl Authentication<'_> {
 fn password_message(password: &[u8]) -> Bytes {
     message::write(client::PASSWORD, |body| put_string(body, password))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::*;
+use crate::{
+    config::{CredentialSource, Durability, UpstreamTls},
+    model::Mode,
+};
+
+#[test]
+fn the_certificate_is_to_be_for_the_name_that_led_to_the_server() {
+    let expected = |configured: Option<&str>, addresses: &[&str], named: Option<&str>| {
+        let target = Target {
+            name: "orders".into(),
+            protocol: "postgres".into(),
+            mode: Mode::Enforce,
+            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+            sockets: Vec::new(),
+            tls: UpstreamTls { mode: TlsMode::VerifyFull, ca: None, name: configured.map(Into::into) },
+            serve: None,
+            credential: CredentialSource::Client,
+            columns: Vec::new(),
+            durability: Durability::Batched,
+        };
+        server_name(&target, named, IpAddr::V4(Ipv4Addr::new(10, 20, 0, 5)))
+    };
+    let names = ["10.20.0.0/24:5432", "a.internal:5432", "b.internal:5432"];
+    assert_eq!(expected(Some("c.internal"), &names, Some("b.internal")), "c.internal");
+    assert_eq!(expected(None, &names, Some("b.internal")), "b.internal");
+    // In a network, and no name stands for it.
+    assert_eq!(expected(None, &names, None), "a.internal");
+    assert_eq!(expected(None, &names[..1], None), "10.20.0.5");
+}

@@ -9,6 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,7 @@ use agent::{
         Address, Agent, Config, Credential, CredentialSource, Durability, NAME_GRACE, Target, TlsMode, UpstreamTls,
     },
     model::{Flow, Liveness as _, Mode, Process},
-    warden::{self, Handed, Liveness, Unidentified, Warden},
+    warden::{self, Handed, Liveness, Tidings, Unidentified, Warden},
 };
 pub use nix::sys::signal::Signal;
 use nix::sys::socket::{
@@ -211,6 +212,8 @@ impl Drop for Host {
 pub struct Proxy {
     pub warden: Warden,
     pub listeners: Vec<TcpListener>,
+    /// Those in other network namespaces, as they come.
+    elsewhere: Arc<Mutex<Vec<TcpListener>>>,
     pub liveness: Liveness,
     // Dropped last, and with it the task that holds the connection.
     runtime: tokio::runtime::Runtime,
@@ -220,9 +223,18 @@ impl Proxy {
     fn connect(runtime_dir: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let (warden, Handed { listeners, liveness, .. }) =
+        let (warden, Handed { listeners, liveness, mut tidings }) =
             runtime.block_on(async { Warden::connect(runtime_dir) }).expect("handed over");
-        Self { warden, listeners, liveness, runtime }
+        let elsewhere = Arc::default();
+        let kept: Arc<Mutex<Vec<TcpListener>>> = Arc::clone(&elsewhere);
+        runtime.spawn(async move {
+            while let Some(news) = tidings.recv().await {
+                if let Tidings::Entered { listeners, .. } = news {
+                    kept.lock().expect("nobody panics with it").extend(listeners);
+                }
+            }
+        });
+        Self { warden, listeners, elsewhere, liveness, runtime }
     }
 
     pub fn block<T>(&self, future: impl Future<Output = T>) -> T {
@@ -235,6 +247,17 @@ impl Proxy {
         let mut accepted = None;
         wait_for("a connection", || {
             accepted = listener.accept().ok();
+            accepted.is_some()
+        });
+        accepted.expect("accepted").0
+    }
+
+    /// Accepts a connection in another network namespace.
+    pub fn accept_elsewhere(&self) -> TcpStream {
+        let mut accepted = None;
+        wait_for("a connection in another namespace", || {
+            let listeners = self.elsewhere.lock().expect("nobody panics with it");
+            accepted = listeners.iter().find_map(|listener| listener.accept().ok());
             accepted.is_some()
         });
         accepted.expect("accepted").0
@@ -378,7 +401,8 @@ fn free_port() -> u16 {
     TcpListener::bind("[::]:0").expect("a port").local_addr().expect("an address").port()
 }
 
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+/// Waits until something is so.
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");

@@ -43,7 +43,7 @@ const CASES: &[Case] = &[
     ("a thread's exec is an exec, and its process is refused", executed_by_thread),
     ("a process whose exec has failed connects as what it still is", exec_failed),
     ("sockets that were not redirected have no owner", not_redirected),
-    ("another network namespace has its own loopback, and no way to a target", namespaces),
+    ("another network namespace has its own loopback, and no way to a target but the proxy", namespaces),
     ("a target in observe mode is reached directly when no proxy is there", observed),
     ("without a proxy, connects are refused with ECONNREFUSED, and logged", no_proxy),
     ("a connection that is given up before it is accepted leaves nothing behind", abandoned),
@@ -289,14 +289,25 @@ fn not_redirected(host: &mut Host) {
 }
 
 fn namespaces(host: &mut Host) {
-    let _proxy = host.proxy();
+    let proxy = host.proxy();
     let mut client = Client::start(0);
     assert_eq!(client.ask("netns"), "ready");
     // Its own loopback is nobody's business.
     assert_eq!(client.ask(&format!("serve {}", host.v4)), "ready");
     assert_eq!(client.ask(&format!("connect4 {}", host.v4)), format!("connected to {}", host.v4));
-    // Any other address is the target's there too, and nobody listens for it there.
-    assert_eq!(client.ask(&format!("connect4 {}", host.elsewhere)), ECONNREFUSED);
+    // Any other address is the target's there too: refused until the proxy listens there, and then its.
+    let mut answer = ECONNREFUSED.to_owned();
+    host::wait_for("a listener in the namespace", || {
+        answer = client.ask(&format!("connect4 {}", host.elsewhere));
+        answer != ECONNREFUSED
+    });
+    assert_eq!(answer, format!("connected to {}", host.elsewhere));
+    let (flow, process) = proxy.identify(&proxy.accept_elsewhere()).expect("identified");
+    assert_eq!((flow.destination, flow.tgid, process.pid), (host.elsewhere, client.pid(), client.pid()));
+    let connected = TcpStream::connect(host.v4).expect("redirected");
+    let (here, _) = proxy.identify(&proxy.accept(host.v4)).expect("identified");
+    assert_ne!(flow.netns, here.netns);
+    drop(connected);
 }
 
 fn observed(host: &mut Host) {

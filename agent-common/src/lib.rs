@@ -273,6 +273,8 @@ pub const MARK_SCOPED: Mark = 3;
 /// The connection is older than interception, and was left as it was. It goes with the connection: after another connect the
 /// socket is in scope.
 pub const MARK_EXISTING: Mark = 4;
+/// As [`MARK_SCOPED`], and the socket is of another network namespace than the agent's: not every program can tell.
+pub const MARK_APART: Mark = 5;
 
 /// Counters of governed connects, as indexes of the counter map. Each is monotonic while the map stays pinned.
 #[repr(u32)]

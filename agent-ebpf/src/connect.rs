@@ -100,7 +100,7 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     if port != 0 && asked.port == port && listening(ctx, &asked.address, port) {
         return Outcome::Refused { why: Counter::DirectToListener, observe: false };
     }
-    let Some(destination) = protected(here, asked, settings) else { return elsewhere(ctx, asked, settings) };
+    let Some(destination) = protected(ctx, here, asked, settings) else { return elsewhere(ctx, asked, settings) };
     // SAFETY: the context's socket.
     if unsafe { stored(&MARKS).get(sk) } == Some(&MARK_UPSTREAM) {
         return Outcome::Own;
@@ -134,7 +134,7 @@ fn datagram(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     let here = netns(ctx);
     // A name is usually looked up before it is connected to: so the warden can be there in time.
     namespaces::port(here, settings);
-    match protected(here, asked, settings) {
+    match protected(ctx, here, asked, settings) {
         // SAFETY: the context's socket.
         Some(destination) if unsafe { scope::concerns(settings, address::socket(ctx)) } => {
             Outcome::Refused { why: Counter::Udp, observe: destination.flags & DESTINATION_OBSERVE != 0 }
@@ -215,9 +215,11 @@ fn report(ctx: &SockAddrContext, asked: &Asked, why: Counter) {
 ///
 /// A target's loopback address is the host's. Another namespace's loopback is never meant; any other address is protected there
 /// too, whether the proxy listens there or not.
-fn protected(here: u64, asked: &Asked, settings: &Settings) -> Option<Destination> {
+fn protected(ctx: &SockAddrContext, here: u64, asked: &Asked, settings: &Settings) -> Option<Destination> {
     let destination = address::destination(&asked.address, asked.port)?;
     if asked.address.is_loopback() && here != settings.netns {
+        // SAFETY: the context's socket.
+        unsafe { scope::set_apart(settings, address::socket(ctx)) };
         return None;
     }
     Some(destination)

@@ -10,7 +10,8 @@
 use core::mem;
 
 use agent_common::{
-    Counter, DESTINATION_OBSERVE, Destination, MARK_EXISTING, MARK_SCOPED, MARK_UPSTREAM, Settings, scope as bits,
+    Counter, DESTINATION_OBSERVE, Destination, MARK_APART, MARK_EXISTING, MARK_SCOPED, MARK_UPSTREAM, Mark, Settings,
+    scope as bits,
 };
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -84,7 +85,9 @@ enum Packet {
 }
 
 /// A packet leaves a socket of any cgroup and network namespace; nothing lies before its network header.
-pub fn egress(skb: *mut __sk_buff) -> i32 {
+///
+/// With `COOKIE`, the kernel says of which namespace it is; without, `connect` and `sendto` have noted it on the socket.
+pub fn egress<const COOKIE: bool>(skb: *mut __sk_buff) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return PASS };
     // SAFETY: the kernel passes a valid context.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
@@ -97,7 +100,7 @@ pub fn egress(skb: *mut __sk_buff) -> i32 {
     let why = match network(skb, NETWORK, 0) {
         Packet::Harmless => return PASS,
         Packet::Unreadable => Counter::Guarded,
-        Packet::To(address, port) => match protected(skb, settings, &address, port) {
+        Packet::To(address, port) => match protected::<COOKIE>(skb, mark, settings, &address, port) {
             Some(destination) if destination.flags & DESTINATION_OBSERVE != 0 => return PASS,
             Some(_) => Counter::Guarded,
             None if locked && !scope::allowed(&address, port) => Counter::Lockdown,
@@ -106,7 +109,8 @@ pub fn egress(skb: *mut __sk_buff) -> i32 {
         Packet::Elsewhere(address) if locked && !scope::allowed(&address, 0) => Counter::Lockdown,
         Packet::Elsewhere(_) => return PASS,
     };
-    if mark != Some(&MARK_SCOPED) && !scope::somebody(settings, user(skb), cgroup(skb)) {
+    let marked = matches!(mark, Some(&MARK_SCOPED | &MARK_APART));
+    if !marked && !scope::somebody(settings, user(skb), cgroup(skb)) {
         return PASS;
     }
     count(why);
@@ -176,13 +180,24 @@ fn fits(skb: *mut __sk_buff) -> bool {
 }
 
 /// The protected destination of a packet. Another network namespace's loopback is never meant.
-fn protected(skb: *mut __sk_buff, settings: &Settings, address: &Words, port: u16) -> Option<Destination> {
+fn protected<const COOKIE: bool>(
+    skb: *mut __sk_buff,
+    mark: Option<&Mark>,
+    settings: &Settings,
+    address: &Words,
+    port: u16,
+) -> Option<Destination> {
     let destination = address::destination(address, port)?;
-    // SAFETY: the helper takes the program's context.
-    if address.is_loopback() && unsafe { bpf_get_netns_cookie(skb.cast()) } != settings.netns {
-        return None;
+    if !address.is_loopback() {
+        return Some(destination);
     }
-    Some(destination)
+    let apart = if COOKIE {
+        // SAFETY: the helper takes the program's context.
+        unsafe { bpf_get_netns_cookie(skb.cast()) != settings.netns }
+    } else {
+        mark == Some(&MARK_APART)
+    };
+    if apart { None } else { Some(destination) }
 }
 
 /// A frame as a packet socket makes it: the type in it decides where it goes, not what the socket calls it.

@@ -87,7 +87,13 @@ pub fn release(ctx: SockContext) -> i32 {
 /// A packet leaves a socket.
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
-    guard::egress(ctx.skb.skb)
+    guard::egress::<true>(ctx.skb.skb)
+}
+
+/// The same before 6.15, where the kernel does not say from which network namespace.
+#[cgroup_skb(egress)]
+pub fn egress_older(ctx: SkBuffContext) -> i32 {
+    guard::egress::<false>(ctx.skb.skb)
 }
 
 /// A packet leaves by an interface.

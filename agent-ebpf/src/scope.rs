@@ -3,7 +3,7 @@
 //! *Invariant:* a socket is in scope if whoever made it, connected it or uses it is: it cannot be brought in from outside, and
 //! not be given away.
 
-use agent_common::{DESTINATION_PREFIX, DestinationKey, MARK_SCOPED, Mark, Settings, in_scope, scope};
+use agent_common::{DESTINATION_PREFIX, DestinationKey, MARK_APART, MARK_SCOPED, Mark, Settings, in_scope, scope};
 use aya_ebpf::{
     bindings::bpf_sock,
     btf_maps::lpm_trie::Key,
@@ -25,7 +25,7 @@ pub unsafe fn concerns(settings: &Settings, sk: *mut bpf_sock) -> bool {
     }
     // SAFETY: the caller vouches for `sk`.
     let mark = unsafe { stored(&MARKS).get(sk) };
-    if mark == Some(&MARK_SCOPED) {
+    if matches!(mark, Some(&MARK_SCOPED | &MARK_APART)) {
         return true;
     }
     let user = bpf_get_current_uid_gid() as u32;
@@ -39,6 +39,22 @@ pub unsafe fn concerns(settings: &Settings, sk: *mut bpf_sock) -> bool {
         let _ = unsafe { stored(&MARKS).insert(sk, &scoped) };
     }
     concerned
+}
+
+/// Notes on a socket in scope that it is of another network namespace than the agent's.
+///
+/// # Safety
+/// As for [`concerns`].
+pub unsafe fn set_apart(settings: &Settings, sk: *mut bpf_sock) {
+    // SAFETY: the caller vouches for `sk`.
+    unsafe {
+        if !concerns(settings, sk) || !matches!(stored(&MARKS).get(sk), None | Some(&MARK_SCOPED)) {
+            return;
+        }
+        stored(&MARKS).delete(sk);
+        // Without memory for it, what it sends to its own loopback may be dropped.
+        let _ = stored(&MARKS).insert(sk, &MARK_APART);
+    }
 }
 
 /// Whether a user in a cgroup is in scope.

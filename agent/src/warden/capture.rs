@@ -50,7 +50,7 @@ pub(super) struct Capture {
     marks: Mutex<SkStorage<MapData, Mark>>,
     destinations: Mutex<Destinations>,
     programs: Vec<Loaded>,
-    /// `None` where the kernel has no links to interfaces.
+    /// `None` where the kernel takes no programs on interfaces.
     interfaces: Option<Arc<Interfaces>>,
     scope: Scope,
     cgroup: OwnedFd,
@@ -133,11 +133,13 @@ impl Capture {
         }
         let adopted = pins::attach(&mut kernel, &programs, &directory, cgroup)?;
         let programs = pins::loaded(&kernel, &programs)?;
-        let interfaces = match programs.iter().any(|program| program.is_interface()) {
-            true => Some(Interfaces::start(pins::descriptor(&kernel, "interface")?, &directory)),
-            false => None,
+        let interfaces = match programs.iter().find_map(Loaded::on_interfaces) {
+            Some((way, id)) => {
+                let program = (pins::descriptor(&kernel, "interface")?, id);
+                Some(Interfaces::start(way, program, &directory).map_err(CaptureError::Interfaces)?)
+            }
+            None => None,
         };
-        let interfaces = interfaces.transpose().map_err(CaptureError::Interfaces)?;
         for program in &programs {
             if !program.in_force(&directory, cgroup)? {
                 return Err(CaptureError::NotInForce(program.name));
@@ -338,7 +340,10 @@ pub enum CaptureError {
     #[error("the interfaces of the host cannot be guarded: {0}")]
     Interfaces(#[source] io::Error),
     /// A program cannot be loaded or attached.
-    #[error("the kernel program {name} cannot be put in force: {source} (`postern doctor` tells what this kernel has)")]
+    #[error(
+        "the kernel program {name} cannot be put in force: {} (`postern doctor` tells what this kernel has)",
+        features::brief(.source)
+    )]
     Program {
         /// Its name.
         name: &'static str,

@@ -1,32 +1,23 @@
 //! The kernel's list of TCP connections in one network namespace, with what the agent has marked them as, and how to end one.
 //!
-//! Spoken over `NETLINK_SOCK_DIAG`, whose structures are taken apart and put together here byte by byte: numbers are in the
-//! host's order except addresses and ports.
+//! Spoken over `NETLINK_SOCK_DIAG`. Numbers are in the host's order except addresses and ports.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
 use agent_common::Mark;
-use nix::sys::{
-    socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
-        sockopt,
-    },
-    time::TimeVal,
-};
+use nix::sys::socket::SockProtocol;
 
-use super::sys;
+use super::{
+    netlink::{ACK, DUMP, NESTED, Netlink, attribute, number, within},
+    sys,
+};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
 /// Ask for what programs have stored with each socket.
 const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
 const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
@@ -34,26 +25,15 @@ const INET_DIAG_SK_BPF_STORAGES: u16 = 20;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 const SK_DIAG_BPF_STORAGE: u16 = 1;
 const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
-const NLA_F_NESTED: u16 = 1 << 15;
-/// The type of an attribute, without flags.
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// All states but those of sockets without a connection: time-wait (6), close (7), listen (10), and a listener's half-open ones
 /// (12).
 const STATES: u32 = !(1 << 6 | 1 << 7 | 1 << 10 | 1 << 12);
 
-/// `struct nlmsghdr`
-const HEADER: usize = 16;
 /// `struct inet_diag_sockid`
 const ID: usize = 48;
 /// `struct inet_diag_msg`: four bytes, the id, and five numbers.
 const MESSAGE: usize = 4 + ID + 20;
-
-/// Room for what the kernel gives at once: it fills what there is, up to 32 KiB.
-const BUFFER: usize = 32 * 1024;
-
-/// How long the kernel may take for an answer, which it gives at once.
-const PATIENCE: TimeVal = TimeVal::new(5, 0);
 
 /// A connection, as the socket of one side of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,15 +56,12 @@ pub(super) struct Connection {
 }
 
 /// A netlink socket; it speaks of the namespace in which it was made, wherever it is used.
-pub(super) struct Diag(OwnedFd);
+pub(super) struct Diag(Netlink);
 
 impl Diag {
     /// Of the namespace that the calling thread is in.
     pub(super) fn open() -> io::Result<Self> {
-        let protocol = SockProtocol::NetlinkSockDiag;
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
-        setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
-        Ok(Self(socket))
+        Netlink::open(SockProtocol::NetlinkSockDiag).map(Self)
     }
 
     /// Cookie of the namespace.
@@ -98,9 +75,8 @@ impl Diag {
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
             let map = attribute(SK_DIAG_BPF_STORAGE_REQ_MAP_FD, &marks.as_raw_fd().to_ne_bytes());
             let mut body = request(family, STATES, &[0; ID]);
-            body.extend(attribute(INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED, &map));
-            self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &body)?;
-            self.answers(|message| found.extend(Connection::parse(message)))?;
+            body.extend(attribute(INET_DIAG_REQ_SK_BPF_STORAGES | NESTED, &map));
+            self.0.ask(SOCK_DIAG_BY_FAMILY, DUMP, &body, |message| found.extend(Connection::parse(message)))?;
         }
         Ok(found)
     }
@@ -109,45 +85,7 @@ impl Diag {
     pub(super) fn destroy(&self, connection: &Connection) -> io::Result<()> {
         // Its id holds the cookie: it is this very socket, or none.
         let body = request(connection.family, u32::MAX, &connection.id);
-        self.send(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, &body)?;
-        self.answers(|_| ())
-    }
-
-    fn send(&self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-        let mut message = Vec::with_capacity(HEADER + body.len());
-        message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        // Sequence number and port: there is one question at a time, and the kernel knows who asks.
-        message.extend([0; 8]);
-        message.extend(body);
-        sendto(self.0.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-        Ok(())
-    }
-
-    /// Reads answers up to the last, which is an error or says that they are all.
-    fn answers(&self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let length = match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Err(nix::Error::EINTR) => continue,
-                other => other?,
-            };
-            let mut rest = &buffer[..length];
-            while let Some((kind, body, after)) = message(rest) {
-                match kind {
-                    NLMSG_DONE | NLMSG_ERROR => {
-                        // Both begin with an error number, negative, or zero.
-                        return match body.first_chunk().map_or(0, |error| i32::from_ne_bytes(*error)) {
-                            0.. => Ok(()),
-                            error => Err(io::Error::from_raw_os_error(-error)),
-                        };
-                    }
-                    _ => take(body),
-                }
-                rest = after;
-            }
-        }
+        self.0.ask(SOCK_DESTROY, ACK, &body, |_| ())
     }
 }
 
@@ -188,54 +126,12 @@ fn mark(attributes: &[u8]) -> Option<Mark> {
     number(value, 0)
 }
 
-/// The value of the attribute of a type.
-fn within(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    Attributes(attributes).find(|(found, _)| *found == kind).map(|(_, value)| value)
-}
-
 /// `struct inet_diag_req_v2`
 fn request(family: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
     let mut body = vec![family, libc::IPPROTO_TCP as u8, 0, 0];
     body.extend(states.to_ne_bytes());
     body.extend(id);
     body
-}
-
-/// `struct nlattr` with its value.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(4 + value.len());
-    bytes.extend(((4 + value.len()) as u16).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-/// Types and values of attributes that follow each other.
-struct Attributes<'a>(&'a [u8]);
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let length = usize::from(u16::from_ne_bytes(*self.0.first_chunk()?));
-        let kind = u16::from_ne_bytes([*self.0.get(2)?, *self.0.get(3)?]) & NLA_TYPE_MASK;
-        let value = self.0.get(4..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    }
-}
-
-/// Type and body of the first message, and what comes after it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = number(bytes, 0)? as usize;
-    let kind = u16::from_ne_bytes([*bytes.get(4)?, *bytes.get(5)?]);
-    let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]
@@ -258,9 +154,9 @@ mod tests {
 
     fn storage(value: &[u8]) -> Vec<u8> {
         let value = attribute(SK_DIAG_BPF_STORAGE_MAP_VALUE, value);
-        let storage = attribute(SK_DIAG_BPF_STORAGE | NLA_F_NESTED, &[attribute(2, &[0; 4]), value].concat());
+        let storage = attribute(SK_DIAG_BPF_STORAGE | NESTED, &[attribute(2, &[0; 4]), value].concat());
         let cgroup = attribute(INET_DIAG_CGROUP_ID, &77_u64.to_ne_bytes());
-        [attribute(8, &[3]), cgroup, attribute(INET_DIAG_SK_BPF_STORAGES | NLA_F_NESTED, &storage)].concat()
+        [attribute(8, &[3]), cgroup, attribute(INET_DIAG_SK_BPF_STORAGES | NESTED, &storage)].concat()
     }
 
     #[test]
@@ -284,9 +180,6 @@ mod tests {
         for length in MESSAGE..whole.len() {
             assert_eq!(Connection::parse(&whole[..length]).expect("a connection").mark, None);
         }
-        assert!(Attributes(&[0; 64]).next().is_none());
-        assert!(message(&[0; 64]).is_none());
-        assert!(message(&[0xff; 64]).is_none());
     }
 
     #[test]
@@ -296,9 +189,9 @@ mod tests {
         let diag = Diag::open().expect("a socket");
         let mut body = request(libc::AF_INET as u8, STATES, &[0; ID]);
         body.extend(attribute(8, &[]));
-        diag.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &body).expect("asked");
         let mut found = Vec::new();
-        diag.answers(|message| found.extend(Connection::parse(message))).expect("answered");
+        let take = |message: &[u8]| found.extend(Connection::parse(message));
+        diag.0.ask(SOCK_DIAG_BY_FAMILY, DUMP, &body, take).expect("answered");
         let own = found.iter().find(|found| found.local == client.local_addr().expect("an address"));
         assert_eq!(own.expect("listed").remote, listener.local_addr().expect("an address"));
         assert!(!found.iter().any(|found| found.local.port() == found.remote.port() && found.remote.port() == 0));

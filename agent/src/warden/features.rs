@@ -3,22 +3,31 @@
 //!
 //! *Invariant:* nothing is put in force here. A kernel that lacks something required is refused before anything is.
 
-use std::{fmt::Write as _, os::fd::AsFd as _};
+use std::{fmt::Write as _, io, os::fd::AsFd as _};
 
 use aya::{
     Btf, Ebpf,
     programs::{Program, ProgramError},
 };
 use serde::Serialize;
+use tracing::debug;
 
 use super::{
     capture::CaptureError,
+    filters::Filters,
+    interfaces::Way,
     pins::{Hook, PROGRAMS, Row},
     sys,
 };
 
 /// Index of the loopback interface, in every network namespace.
 const LOOPBACK: u32 = 1;
+
+/// What lines of the verifier's log say that follow the reason.
+const VERIFIER_STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed "];
+
+/// Stands for the directory of pins while filters are tried: that of no agent.
+const TRIAL: &str = "";
 
 /// Something that not every kernel has.
 #[derive(Debug)]
@@ -45,12 +54,24 @@ pub(super) static PREPARE_EXEC: Feature = Feature {
     required: true,
 };
 
+/// The helper that says from which network namespace a packet leaves.
+pub(super) static NETNS_COOKIE: Feature = Feature {
+    name: "bpf_get_netns_cookie for packets",
+    since: "6.15",
+    lost: "what gets past `connect` to a target is not dropped on its way out",
+    lost_with_stand_in: "the sockets themselves say it, once they connect or send: a connection of another network namespace to \
+                         its own loopback, to a target's port there, is dropped if it is older than the agent",
+    required: true,
+};
+
 /// Links of programs to interfaces.
 pub(super) static TCX: Feature = Feature {
     name: "tcx",
     since: "6.6",
     lost: "packet sockets and forwarded packets reach targets: `status` says so",
-    lost_with_stand_in: "nothing",
+    lost_with_stand_in: "filters of the queueing discipline clsact stand in: who configures interfaces can remove them by \
+                         accident, and an interface with the older discipline ingress has no place for them: `status` \
+                         tells of both",
     required: false,
 };
 
@@ -125,6 +146,9 @@ pub(super) fn select(kernel: &mut Ebpf, types: &Btf) -> Result<Selection, Captur
         }
         let program = kernel.program_mut(row.name).ok_or(CaptureError::Missing(row.name))?;
         let outcome = load(program, row.hook, types);
+        if let Err(error) = &outcome {
+            debug!(program = row.name, %error, "the kernel does not take a program");
+        }
         let taken = match row.need {
             Need::Always => {
                 outcome.map_err(|source| CaptureError::Program { name: row.name, source: Box::new(source) })?;
@@ -201,11 +225,18 @@ impl Trial {
     }
 }
 
-/// What the kernel said, without the verifier's log.
-fn brief(error: &ProgramError) -> String {
+/// What the kernel said, without what led its verifier there.
+pub(super) fn brief(error: &ProgramError) -> String {
     match error {
-        ProgramError::LoadError { io_error, .. } => io_error.to_string(),
-        ProgramError::SyscallError(error) => error.to_string(),
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            // The last line but its statistics.
+            let last = log.lines().rev().find(|line| !VERIFIER_STATISTICS.iter().any(|word| line.contains(word)));
+            match last.map(str::trim) {
+                None | Some("") => io_error.to_string(),
+                Some(last) => format!("{io_error}: {last}"),
+            }
+        }
         error => error.to_string(),
     }
 }
@@ -217,9 +248,17 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
         (Program::CgroupSock(program), _) => program.load(),
         (Program::CgroupSkb(program), _) => program.load(),
         (Program::SockOps(program), _) => program.load(),
-        (Program::SchedClassifier(program), _) => {
-            program.load()?;
-            sys::link_interface(program.fd()?.as_fd(), LOOPBACK).map(drop).map_err(ProgramError::IOError)
+        (Program::SchedClassifier(program), Hook::Interfaces(way)) => {
+            // It may have been loaded for the other way.
+            if program.fd().is_err() {
+                program.load()?;
+            }
+            let taken = match way {
+                Way::Link => sys::link_interface(program.fd()?.as_fd(), LOOPBACK).map(drop),
+                Way::Filter => Filters::open(TRIAL.as_ref())
+                    .and_then(|filters| filters.trial(program.fd().map_err(io::Error::other)?.as_fd(), LOOPBACK)),
+            };
+            taken.map_err(ProgramError::IOError)
         }
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, types),
         (Program::KProbe(program), Hook::Probe(function)) => {

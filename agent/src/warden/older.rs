@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use agent_common::{CANARY, DESTINATION_OBSERVE, MARK_EXISTING, MARK_LISTENER, MARK_SCOPED, MARK_UPSTREAM};
+use agent_common::{CANARY, DESTINATION_OBSERVE, MARK_APART, MARK_EXISTING, MARK_LISTENER, MARK_SCOPED, MARK_UPSTREAM};
 use tracing::warn;
 
 use super::{
@@ -156,7 +156,7 @@ impl Olders {
         // What gets to the self-test's own addresses is for the self-test to find.
         let meant = found.filter(|found| found.flags & DESTINATION_OBSERVE == 0 && found.target != CANARY);
         let Some(found) = meant else { return Ok(None) };
-        let concerns = connection.mark == Some(MARK_SCOPED)
+        let concerns = matches!(connection.mark, Some(MARK_SCOPED | MARK_APART))
             || self.capture.concerns(connection.uid, connection.cgroup).map_err(io::Error::other)?;
         Ok(concerns.then_some(found.target))
     }

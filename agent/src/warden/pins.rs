@@ -28,7 +28,7 @@ use super::{
     capture::CaptureError,
     features::{self, Need},
     host::HostError,
-    interfaces::INTERFACE,
+    interfaces::{self, INTERFACE, Way},
     sys::{self, AttachType, Plain},
 };
 
@@ -43,7 +43,7 @@ pub(super) enum Hook {
     /// The beginning or the end of a function of the kernel, as the program itself says.
     Probe(&'static str),
     /// Every interface: see [`super::interfaces`].
-    Interfaces,
+    Interfaces(Way),
 }
 
 /// A program of the kernel side.
@@ -63,7 +63,7 @@ const fn cgroup(name: &'static str, attach_type: AttachType) -> Row {
 }
 
 /// Programs and their hooks, in the order in which they are attached: whoever connects is watched first.
-pub(super) static PROGRAMS: [Row; 16] = [
+pub(super) static PROGRAMS: [Row; 18] = [
     row("prepare_exec", Hook::Tracepoint("sched_prepare_exec"), Need::With(&features::PREPARE_EXEC)),
     row("begin_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
     row("fail_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
@@ -78,8 +78,10 @@ pub(super) static PROGRAMS: [Row; 16] = [
     cgroup("create", AttachType::SockCreate),
     cgroup("connect4", AttachType::Connect4),
     cgroup("connect6", AttachType::Connect6),
-    cgroup("egress", AttachType::Egress),
-    row("interface", Hook::Interfaces, Need::With(&features::TCX)),
+    row("egress", Hook::Cgroup(AttachType::Egress), Need::With(&features::NETNS_COOKIE)),
+    row("egress_older", Hook::Cgroup(AttachType::Egress), Need::Without(&features::NETNS_COOKIE)),
+    row("interface", Hook::Interfaces(Way::Link), Need::With(&features::TCX)),
+    row("interface", Hook::Interfaces(Way::Filter), Need::Without(&features::TCX)),
 ];
 
 /// A map as it must be.
@@ -167,7 +169,7 @@ pub(super) fn attach(
     for Row { name, hook, .. } in programs.iter().copied() {
         let failed = |source| CaptureError::Program { name, source: Box::new(source) };
         let program = kernel.program_mut(name).ok_or(CaptureError::Missing(name))?;
-        if matches!(hook, Hook::Interfaces) {
+        if matches!(hook, Hook::Interfaces(_)) {
             continue;
         }
         let pin = directory.join(format!("{LINK}{name}"));
@@ -204,7 +206,7 @@ fn retire(programs: &[&'static Row], directory: &Path) -> Result<(), CaptureErro
         let name = pin.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(LINK));
         let on_interface = name.is_some_and(|name| name.starts_with(INTERFACE));
         let needed = programs.iter().any(|program| match program.hook {
-            Hook::Interfaces => on_interface,
+            Hook::Interfaces(way) => on_interface && way == Way::Link,
             _ => Some(program.name) == name,
         });
         if !needed {
@@ -278,15 +280,15 @@ pub(super) fn loaded(kernel: &Ebpf, programs: &[&'static Row]) -> Result<Vec<Loa
 }
 
 impl Loaded {
-    /// Whether it belongs on every interface.
-    pub(super) fn is_interface(&self) -> bool {
-        matches!(self.hook, Hook::Interfaces)
+    /// How it is on every interface, and its id, if it belongs there.
+    pub(super) fn on_interfaces(&self) -> Option<(Way, u32)> {
+        if let Hook::Interfaces(way) = self.hook { Some((way, self.id)) } else { None }
     }
 
     /// Asks the kernel whether this program is what runs at its hook: the pinned link leads to it, and it is effective at the
     /// root of the hierarchy.
     pub(super) fn in_force(&self, directory: &Path, cgroup: BorrowedFd<'_>) -> Result<bool, CaptureError> {
-        if self.is_interface() {
+        if self.on_interfaces().is_some() {
             return Ok(true);
         }
         let pin = directory.join(format!("{LINK}{}", self.name));
@@ -297,7 +299,7 @@ impl Loaded {
                 Hook::Cgroup(kind) => sys::effective_programs(cgroup, kind)
                     .map_err(|error| CaptureError::Pin(pin, error))?
                     .contains(&self.id),
-                Hook::Tracepoint(_) | Hook::Probe(_) | Hook::Interfaces => true,
+                Hook::Tracepoint(_) | Hook::Probe(_) | Hook::Interfaces(_) => true,
             })
     }
 }
@@ -328,6 +330,7 @@ pub(super) fn uninstall(pins: &Path) -> Result<Removed, CaptureError> {
         let mut pinned = children(&directory)?;
         pinned.sort_by_key(|path| !is_connect(path));
         let (links, maps): (Vec<_>, Vec<_>) = pinned.into_iter().partition(|path| is_link(path));
+        interfaces::remove_filters(&directory).map_err(CaptureError::Interfaces)?;
         for path in links.iter().chain(&maps) {
             if is_link(path)
                 && let Ok(link) = sys::pinned(path, false)

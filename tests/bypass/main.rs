@@ -47,6 +47,7 @@ const EXPECTED: &[&str] = &[
     "done",
     "error EPERM",
     "error ECONNREFUSED",
+    "error ECONNABORTED",
     "error EPROTONOSUPPORT",
     "error ENOBUFS",
     "error EINPROGRESS",

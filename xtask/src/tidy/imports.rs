@@ -17,7 +17,9 @@ const EDGES: &[(&str, &[&str])] = &[
         &["gate", "masking", "model", "config", "recording::Event", "recording::Failure", "recording::SessionStart"],
     ),
     ("gate", &["masking", "model", "recording::Append", "recording::Decision", "recording::Event"]),
-    ("warden", &["model", "config"]),
+    // It starts the attempts, and is what judges them.
+    ("warden", &["model", "config", "selftest"]),
+    ("selftest", &[]),
     ("target", &["model", "config"]),
     ("identity", &["model", "config"]),
     ("credential", &["model", "config"]),

@@ -21,6 +21,7 @@ const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
+const NLM_F_ECHO: u16 = 8;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 
@@ -113,7 +114,9 @@ impl Filters {
         }
         // The older discipline `ingress` has the same place, and nothing for what leaves.
         let mut kind = Vec::new();
-        self.netlink.ask(RTM_GETQDISC, ACK, &message(interface, CLSACT_HANDLE, CLSACT, 0), |answer| {
+        // The kernel answers those who want an echo.
+        let body = message(interface, CLSACT_HANDLE, CLSACT, 0);
+        self.netlink.ask(RTM_GETQDISC, ACK | NLM_F_ECHO, &body, |answer| {
             kind = answer.get(MESSAGE..).and_then(|attributes| within(attributes, TCA_KIND)).unwrap_or_default().into();
         })?;
         match kind.as_slice() {

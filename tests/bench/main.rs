@@ -9,7 +9,7 @@ mod world;
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use agent_tests::{Outcome, rss_kib, undo};
+use agent_tests::{Outcome, rss_kib, turn::Turn, undo};
 use figures::{Figure, median};
 use load::{Load, Measured};
 use world::{Way, World};
@@ -42,7 +42,11 @@ fn main() -> ExitCode {
         eprintln!("bench: this needs root: it loads kernel programs");
         return ExitCode::FAILURE;
     }
-    match undo::on_signals().and_then(|()| bench(&names)) {
+    let outcome = Turn::take().and_then(|_turn| {
+        undo::on_signals()?;
+        bench(&names)
+    });
+    match outcome {
         Ok(figures) => {
             figures::print(&figures, json);
             if figures.iter().any(Figure::is_wrong) { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -7,7 +7,7 @@ mod world;
 
 use std::{process::ExitCode, time::Duration};
 
-use agent_tests::{Outcome, undo};
+use agent_tests::{Outcome, turn::Turn, undo};
 use narrator::Narrator;
 use world::World;
 
@@ -30,7 +30,11 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut narrator = Narrator::new();
-    match undo::on_signals().and_then(|()| demo(&mut narrator, keep, without_agent)) {
+    let outcome = Turn::take().and_then(|_turn| {
+        undo::on_signals()?;
+        demo(&mut narrator, keep, without_agent)
+    });
+    match outcome {
         Ok(()) => {
             narrator.end();
             ExitCode::SUCCESS

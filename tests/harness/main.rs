@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(VICTIM) {
-        return agent_tests::suite::root_main("victim", || victim().map(|()| ExitCode::SUCCESS));
+        return agent_tests::suite::root_part("victim", || victim().map(|()| ExitCode::SUCCESS));
     }
     agent_tests::suite::root_main("harness", || {
         Ok(suite("harness")

@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod proc;
 pub mod python;
 pub mod suite;
+pub mod turn;
 pub mod undo;
 pub mod users;
 

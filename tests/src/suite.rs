@@ -11,7 +11,7 @@ use std::{
 
 use nix::unistd::Uid;
 
-use crate::{Outcome, undo};
+use crate::{Outcome, turn::Turn, undo};
 
 /// How long a suite may take at full size before it is taken for hanging.
 const FULL_DEADLINE: Duration = Duration::from_secs(3 * 3600);
@@ -28,10 +28,18 @@ pub fn full() -> bool {
     std::env::var_os("POSTERN_TEST_FULL").is_some_and(|value| value == "1")
 }
 
-/// Runs the `main` of a suite that starts or changes anything on the host: checks for root, takes the signals, and turns a
-/// failed preparation into a failed case.
+/// Runs the `main` of a suite that starts or changes anything on the host: waits for its turn, checks for root, takes the
+/// signals, and turns a failed preparation into a failed case.
 #[must_use]
 pub fn root_main(name: &str, body: impl FnOnce() -> Outcome<ExitCode>) -> ExitCode {
+    // Until the end of this process.
+    let turn = Turn::take();
+    root_part(name, || turn.and_then(|_turn| body()))
+}
+
+/// As [`root_main`], for a part of a suite that runs as a process of its own, within the suite's turn.
+#[must_use]
+pub fn root_part(name: &str, body: impl FnOnce() -> Outcome<ExitCode>) -> ExitCode {
     let prepared = if Uid::effective().is_root() {
         undo::on_signals()
     } else {

@@ -7,14 +7,15 @@
 #![forbid(unsafe_code)]
 
 /// Version of the layout of pinned maps; part of the pin directory's name. A new agent never adopts another layout.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Address families as the kernel numbers them.
 pub const AF_INET: u16 = 2;
 /// See [`AF_INET`].
 pub const AF_INET6: u16 = 10;
 
-/// What a connect left behind about the process that made it: the value of the socket-storage map and of the tuple map.
+/// What a connect left behind about the process that made it: the value of the socket-storage map, of the tuple map and of the
+/// map of open flows.
 ///
 /// Addresses are IPv6, IPv4 as mapped (`::ffff:a.b.c.d`), in network byte order; ports are in host byte order.
 #[repr(C)]
@@ -46,9 +47,87 @@ pub struct FlowRecord {
     pub port: u16,
     /// Family of the connecting socket: [`AF_INET`] or [`AF_INET6`].
     pub family: u16,
+    /// The target in the coverage ledger.
+    pub ledger: LedgerId,
+    /// In the map of open flows: [`FLOW_CONNECTING`] or [`FLOW_ACCEPTED`]. Elsewhere zero.
+    pub state: u32,
     /// Zero.
     pub pad: u32,
 }
+
+/// The client is connecting to the proxy, or may begin to.
+pub const FLOW_CONNECTING: u32 = 0;
+/// The proxy's listener has taken the connection.
+pub const FLOW_ACCEPTED: u32 = 1;
+
+impl FlowRecord {
+    /// Its place in the map of open flows.
+    #[must_use]
+    pub const fn key(&self) -> FlowKey {
+        FlowKey { cookie: self.cookie, at: self.at }
+    }
+
+    /// Its row in the coverage ledger.
+    #[must_use]
+    pub const fn row(&self) -> LedgerKey {
+        LedgerKey { target: self.ledger, uid: self.uid }
+    }
+}
+
+/// What tells one redirected connect from all others: a socket can connect again, but not twice at once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// See [`FlowRecord::cookie`].
+    pub cookie: u64,
+    /// See [`FlowRecord::at`].
+    pub at: u64,
+}
+
+/// A target in the coverage ledger: the same for as long as the target has its name, whatever its place in the configuration.
+pub type LedgerId = u32;
+
+/// A destination that an earlier agent protected, of which it is not known yet which target it belongs to.
+pub const LEDGER_UNRESOLVED: LedgerId = 0;
+
+/// Row of the coverage ledger: a target, and the user who connected.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LedgerKey {
+    /// The target.
+    pub target: LedgerId,
+    /// Real user id in the initial user namespace.
+    pub uid: u32,
+}
+
+/// The row of all that have no row, since there were [`MAX_LEDGER`] already.
+pub const LEDGER_OTHERS: LedgerKey = LedgerKey { target: u32::MAX, uid: u32::MAX };
+
+/// A row of the coverage ledger: how often the kernel side did what, by [`Column`].
+pub type LedgerRow = [u64; COLUMNS as usize];
+
+/// What the kernel side did with a connect to a target.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// Redirected to the proxy. Each of these ends as a record of the log or in one of the next two columns.
+    Redirected = 0,
+    /// Redirected, and given up before the proxy's listener had taken it.
+    Abandoned = 1,
+    /// Redirected, and then its flow could not be handed over: the proxy resets it.
+    Lost = 2,
+    /// Refused because no marked listener was there.
+    NoListener = 3,
+    /// Refused because the process or the flow could not be noted.
+    NotRecorded = 4,
+    /// Refused: not TCP.
+    Udp = 5,
+    /// Let through to a target in observe mode because no listener was there.
+    ObservedDirect = 6,
+}
+
+/// Number of columns.
+pub const COLUMNS: u32 = 7;
 
 /// Key of the tuple map: the redirected connection as seen by its *active* side.
 #[repr(C)]
@@ -158,9 +237,11 @@ pub struct Destination {
     pub target: u32,
     /// [`DESTINATION_OBSERVE`] or zero.
     pub flags: u32,
+    /// The target in the coverage ledger.
+    pub ledger: LedgerId,
 }
 
-/// Target of the self-test's own destinations.
+/// Target of the self-test's own destinations. They are in no ledger.
 pub const CANARY: u32 = u32::MAX - 1;
 
 /// The target is in observe mode: without a listener the connection goes through directly, and is counted.
@@ -260,6 +341,10 @@ pub const MAX_CGROUPS: u32 = 65_536;
 pub const MAX_ALLOWED: u32 = 1024;
 /// Redirected connections that wait for their handshake at once. Beyond it, connections are refused.
 pub const MAX_TUPLES: u32 = 65_536;
+/// Redirected connects at once whose record is not durable yet. Beyond it, connects are refused.
+pub const MAX_OPEN: u32 = 65_536;
+/// Rows of the coverage ledger. What does not fit counts as [`LEDGER_OTHERS`].
+pub const MAX_LEDGER: u32 = 8_192;
 
 /// What is known of a socket: the value of the mark map (socket storage). The agent's roles are written by the warden alone,
 /// and nothing takes their place.
@@ -310,10 +395,14 @@ pub enum Counter {
     Forwarded = 13,
     /// Refused or dropped: lockdown allows no such destination.
     Lockdown = 14,
+    /// Something had no place in a map. Whatever needed it was refused.
+    MapFull = 15,
+    /// A word to the warden had no place in the ring buffer. It will be said again.
+    Unheard = 16,
 }
 
 /// Number of counters.
-pub const COUNTERS: u32 = 15;
+pub const COUNTERS: u32 = 17;
 
 /// All counters with the names that the command line shows.
 pub const COUNTER_NAMES: [(Counter, &str); COUNTERS as usize] = [
@@ -332,20 +421,26 @@ pub const COUNTER_NAMES: [(Counter, &str); COUNTERS as usize] = [
     (Counter::Guarded, "dropped_guard"),
     (Counter::Forwarded, "dropped_forwarded"),
     (Counter::Lockdown, "refused_lockdown"),
+    (Counter::MapFull, "map_full"),
+    (Counter::Unheard, "ring_buffer_lost"),
 ];
 
 const _: () = {
     use core::mem::{offset_of, size_of};
-    assert!(size_of::<FlowRecord>() == 88);
+    assert!(size_of::<FlowRecord>() == 96);
     assert!(offset_of!(FlowRecord, tgid) == 48);
     assert!(offset_of!(FlowRecord, address) == 64);
     assert!(offset_of!(FlowRecord, port) == 80);
+    assert!(offset_of!(FlowRecord, state) == 88);
+    assert!(size_of::<FlowKey>() == 16);
+    assert!(size_of::<LedgerKey>() == 8);
+    assert!(size_of::<LedgerRow>() == 56);
     assert!(size_of::<TupleKey>() == 48);
     assert!(offset_of!(TupleKey, source_port) == 40);
     assert!(size_of::<ProcessEntry>() == 24);
     assert!(offset_of!(ProcessEntry, executor) == 16);
     assert!(size_of::<DestinationKey>() == 20);
-    assert!(size_of::<Destination>() == 8);
+    assert!(size_of::<Destination>() == 12);
     assert!(size_of::<Settings>() == 16);
     assert!(size_of::<Unserved>() == 8);
 };

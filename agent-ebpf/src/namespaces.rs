@@ -1,10 +1,10 @@
 //! Network namespaces: where the proxy listens in each, and word to the warden of those where it may not do so yet.
 
-use agent_common::{Settings, TOLD_EXECS, UNSERVED_REFUSED, Unserved, scope::EVERYWHERE};
+use agent_common::{Counter, Settings, TOLD_EXECS, UNSERVED_REFUSED, Unserved, scope::EVERYWHERE};
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 
 use crate::{
-    maps::{EXECUTED, LISTENERS, SETTINGS, UNSERVED},
+    maps::{EXECUTED, LISTENERS, SETTINGS, UNSERVED, count},
     process,
 };
 
@@ -49,5 +49,7 @@ fn tell(netns: u64, settings: &Settings, flags: u32) {
 fn say(flags: u32) {
     let (thread, _) = process::current();
     // Full if the warden has no time, or is not there: then nothing would come of it.
-    let _ = UNSERVED.output(Unserved { thread, flags }, 0);
+    if UNSERVED.output(Unserved { thread, flags }, 0).is_err() {
+        count(Counter::Unheard);
+    }
 }

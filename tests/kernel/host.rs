@@ -14,9 +14,7 @@ use std::{
 };
 
 use agent::{
-    config::{
-        Address, Agent, Config, Credential, CredentialSource, Durability, NAME_GRACE, Target, TlsMode, UpstreamTls,
-    },
+    config::{Address, Agent, Config, Credential, CredentialSource, NAME_GRACE, Target},
     model::{Flow, Liveness as _, Mode, Process},
     warden::{self, Handed, Liveness, Tidings, Unidentified, Warden},
 };
@@ -223,7 +221,7 @@ impl Proxy {
     fn connect(runtime_dir: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let (warden, Handed { listeners, liveness, mut tidings }) =
+        let (warden, Handed { listeners, liveness, mut tidings, .. }) =
             runtime.block_on(async { Warden::connect(runtime_dir) }).expect("handed over");
         let elsewhere = Arc::default();
         let kept: Arc<Mutex<Vec<TcpListener>>> = Arc::clone(&elsewhere);
@@ -316,20 +314,13 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
 
 fn target(name: &str, addresses: Vec<Address>, mode: Mode, directory: &Path) -> Target {
     Target {
-        name: name.into(),
-        protocol: "postgres".into(),
         mode,
-        addresses,
-        sockets: Vec::new(),
-        tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-        serve: None,
         credential: CredentialSource::Agent(vec![Credential {
             role: None,
             user: "agent".into(),
             password_file: Some(directory.join("password")),
         }]),
-        columns: Vec::new(),
-        durability: Durability::Batched,
+        ..Target::simple(name, addresses)
     }
 }
 

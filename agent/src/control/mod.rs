@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Mode, Surroundings},
+    model::{Coverage, Flow, Mode, Surroundings},
     recording::{Filter, Log, LogStatus, Page, Record, Summary, timestamp, verify::Report},
     selftest::Attempt,
 };
@@ -46,6 +46,8 @@ pub enum Request {
     Status {},
     /// Is every path to the targets closed?
     Selftest {},
+    /// What has become of all connects to targets?
+    Coverage {},
     /// Read the policies again.
     Reload {},
     /// Which sessions are there?
@@ -74,6 +76,8 @@ pub enum Reply {
     Status(Box<Status>),
     /// To [`Request::Selftest`].
     Tested(Vec<Attempt>),
+    /// To [`Request::Coverage`].
+    Coverage(CoverageReport),
     /// To [`Request::Reload`].
     Reloaded(Policies),
     /// To [`Request::Sessions`].
@@ -118,6 +122,35 @@ pub struct Status {
     pub policies: Policies,
     /// The log.
     pub log: LogReport,
+}
+
+/// The coverage ledger: what has become of all connects to targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoverageReport {
+    /// Boot id of the host, and the epoch of the kernel side within it, with which the counts began.
+    pub epoch: String,
+    /// By target and user.
+    pub rows: Vec<CoverageLine>,
+    /// Connects that were taken long ago, have no record, and that no session has in hand; some of them, if they are many.
+    pub waiting: Vec<Flow>,
+    /// Redirected connects of which nobody can tell what has become, those that wait among them.
+    pub unexplained: u64,
+}
+
+/// A row of the coverage ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoverageLine {
+    /// Name of the target, or in brackets why it has none.
+    pub target: String,
+    /// Name of the user, if the host knows one.
+    pub user: Option<String>,
+    /// Real user id; `None`: all for whom there was no row.
+    pub uid: Option<u32>,
+    /// How the connects ended.
+    #[serde(flatten)]
+    pub counts: Coverage,
+    /// Redirected connects that are not told of; below zero: more are told of than there were.
+    pub unexplained: i64,
 }
 
 /// How a target is.
@@ -214,6 +247,12 @@ pub trait Daemon: Send + Sync {
     /// # Errors
     /// The attempts could not be made, and why.
     fn self_test(&self) -> Result<Vec<Attempt>, String>;
+
+    /// Reconciles the coverage ledger. Blocks for a moment.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    fn coverage(&self) -> Result<CoverageReport, String>;
 
     /// Reads the policies again. May block. If they have faults the old ones stay in force.
     ///

@@ -158,6 +158,13 @@ impl Server {
                 })
                 .await
             }
+            Request::Coverage {} => {
+                stream(writer, move |out| match daemon.coverage() {
+                    Ok(report) => out.send(Reply::Coverage(report)),
+                    Err(fault) => out.fail(format!("the coverage ledger cannot be reconciled: {fault}"), None),
+                })
+                .await
+            }
             Request::Reload {} => {
                 stream(writer, move |out| match daemon.reload() {
                     Ok(policies) => out.send(Reply::Reloaded(policies)),

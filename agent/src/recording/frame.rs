@@ -48,12 +48,21 @@ impl Kind {
             Event::NameFailed { .. } => 4,
             Event::NameRestored { .. } => 5,
             Event::OlderConnection { .. } => 6,
+            Event::KernelSide { .. } => 7,
+            Event::ProgramsMissing { .. } => 8,
+            Event::KernelSideRemoved { .. } => 9,
+            Event::KernelLosses { .. } => 10,
+            Event::ClockStep { .. } => 11,
+            Event::LostAtRestart { .. } => 12,
+            Event::Coverage { .. } => 13,
+            Event::Unexplained { .. } => 14,
             Event::SessionStarted(_) => 16,
             Event::ConnectionRefused { .. } => 17,
             Event::Decided(_) => 18,
             Event::Answer { .. } => 19,
             Event::Finished { .. } => 20,
             Event::SessionEnded { .. } => 21,
+            Event::CancelRequested { .. } => 22,
         })
     }
 }

@@ -97,6 +97,9 @@ pub enum QueryError {
         /// What is wrong with it.
         fault: Fault,
     },
+    /// What was appended is not in the store yet.
+    #[error("records are not moved into the store in time; `postern status` tells why")]
+    Behind,
     /// A record is not in the store.
     #[error("record {0} is not in the store; `postern audit verify` examines the whole log")]
     Missing(u64),

@@ -16,15 +16,23 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Proxy, attempts::Attempts, tested::Tested};
+use super::{
+    Proxy,
+    attempts::Attempts,
+    coverage::{self, CoverageError},
+    tested::Tested,
+};
 use crate::{
     config::Config,
-    control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
+    control::{
+        self, Access, ControlError, CoverageReport, Daemon, LogReport, OpenSession, Peer, Policies, Status,
+        TargetStatus,
+    },
     credential::MaskingKeys,
     model::{Subject, Surroundings},
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
-    recording::{Log, OpenError, Options},
+    recording::{self, Log, OpenError, Options},
     selftest::Attempt,
     target::Targets,
     warden::{AskError, Handed, Warden},
@@ -54,6 +62,9 @@ pub enum ProxyError {
     /// The agent's own authority cannot be used.
     #[error(transparent)]
     Authority(#[from] CaError),
+    /// What was connected when an earlier agent ended cannot be accounted for.
+    #[error(transparent)]
+    Coverage(#[from] CoverageError),
     /// The control socket cannot be served.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -75,8 +86,10 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     let access = Access::new(agent.group.as_deref())?;
     let mut ends = Ends::new()?;
 
+    // Whatever was redirected before went to an earlier proxy.
+    let before = coverage::boot_nanoseconds().map_err(std::io::Error::from)?;
     let (warden, handed) = Warden::connect(&agent.runtime_dir)?;
-    let Handed { listeners, liveness, tidings } = handed;
+    let Handed { listeners, liveness, tidings, kernel_side } = handed;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
         targets: Targets::new(targets, &agent.state_dir, agent.name_grace),
@@ -89,7 +102,10 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
         open: Open::default(),
         attempts: Attempts::default(),
         tested: Tested::default(),
+        ledger: Arc::default(),
+        epoch: format!("{}/{}", recording::boot(), kernel_side.epoch),
     });
+    proxy.take_stock(kernel_side, before).await?;
     let mut tasks = JoinSet::new();
     let (following, keeper) = (Arc::clone(&proxy), Arc::clone(&proxy));
     tasks.spawn(async move { following.targets.follow(keeper).await });
@@ -97,6 +113,8 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
         tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
     }
     tasks.spawn(Arc::clone(&proxy).follow(tidings));
+    tasks.spawn(Arc::clone(&proxy).settle());
+    tasks.spawn(Arc::clone(&proxy).keep_watch());
     tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
     let (refuse, refused) = oneshot::channel();
@@ -107,11 +125,14 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
         if let Err(error) = running.proxy.self_test().await {
             tracing::error!(error, "the self-test could not be made");
         }
-        let (.., problems) = running.condition().await;
-        if must_enforce && !problems.is_empty() {
-            // Nobody waits where the agent ends already.
-            let _ = refuse.send(problems.join("; "));
-            return;
+        if must_enforce {
+            let (.., kernel) = running.kernel().await;
+            let problems = running.problems(&running.targets(), &running.log_report(), kernel);
+            if !problems.is_empty() {
+                // Nobody waits where the agent ends already.
+                let _ = refuse.send(problems.join("; "));
+                return;
+            }
         }
         tracing::info!(targets = running.proxy.targets.all().len(), "serving");
         // Under systemd: ready. Elsewhere nobody listens.
@@ -127,10 +148,21 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
     // No new connections, no answers; the open sessions see their sockets close.
     tasks.shutdown().await;
     proxy.open.drain(DRAIN).await;
+    if ended.is_ok()
+        && let Err(error) = last_reckoning(&proxy).await
+    {
+        tracing::warn!(%error, "the ledger was not reconciled at the end; the next start will");
+    }
     if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await.unwrap_or(Ok(())) {
         tracing::error!(%error, "the log was not closed in order");
     }
     ended
+}
+
+/// The ledger as this process leaves it.
+async fn last_reckoning(proxy: &Arc<Proxy>) -> Result<(), CoverageError> {
+    proxy.settle_recorded().await?;
+    proxy.reconcile().await.map(drop)
 }
 
 /// The signals of this process.
@@ -249,9 +281,9 @@ struct Running {
 
 impl Daemon for Running {
     fn status(&self) -> Status {
-        let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
-        let (counters, surroundings, problems) = self.handle.block_on(self.condition());
-        let log = control::LogReport::from(self.proxy.log.status());
+        let (targets, log) = (self.targets(), self.log_report());
+        let (counters, surroundings, kernel) = self.handle.block_on(self.kernel());
+        let problems = self.problems(&targets, &log, kernel);
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -270,6 +302,10 @@ impl Daemon for Running {
 
     fn self_test(&self) -> Result<Vec<Attempt>, String> {
         self.handle.block_on(self.proxy.self_test())
+    }
+
+    fn coverage(&self) -> Result<CoverageReport, String> {
+        self.handle.block_on(self.proxy.reconcile()).map_err(|error| error.to_string())
     }
 
     fn reload(&self) -> Result<Policies, String> {
@@ -297,29 +333,43 @@ fn older(surroundings: &Surroundings) -> Option<String> {
 }
 
 impl Running {
-    /// The kernel side's counters, how it is in the network namespaces, and everything that keeps the agent from enforcing.
-    async fn condition(&self) -> (BTreeMap<String, u64>, Surroundings, Vec<String>) {
+    /// The kernel side's counters, how it is in the network namespaces, and what of that keeps the agent from enforcing.
+    async fn kernel(&self) -> (BTreeMap<String, u64>, Surroundings, Vec<String>) {
         let warden = &self.proxy.warden;
         let kernel = async {
             Ok::<_, AskError>((warden.counters().await?, warden.missing().await?, warden.surroundings().await?))
         };
-        let (counters, surroundings, kernel) = match kernel.await {
+        match kernel.await {
             Ok((counters, missing, surroundings)) => {
                 let missing = missing.iter().map(|program| format!("the kernel program {program} is not in force"));
-                let kernel: Vec<String> = missing.chain(older(&surroundings)).collect();
-                (counters, surroundings, kernel)
+                let problems = missing.chain(older(&surroundings)).collect();
+                (counters, surroundings, problems)
             }
             Err(error) => {
                 (BTreeMap::new(), Surroundings::default(), vec![format!("the warden does not answer: {error}")])
             }
-        };
-        let targets = self.proxy.targets.all().iter().enumerate().flat_map(|(index, target)| {
-            let problems = self.proxy.targets.problems(index).into_iter();
-            problems.map(|problem| format!("{}: {problem}", target.name)).collect::<Vec<_>>()
-        });
-        let log = control::LogReport::from(self.proxy.log.status()).problems;
-        let problems = targets.chain(log).chain(kernel).chain(self.proxy.tested.problems()).collect();
-        (counters, surroundings, problems)
+        }
+    }
+
+    /// Everything that keeps the agent from enforcing.
+    fn problems(&self, targets: &[TargetStatus], log: &LogReport, kernel: Vec<String>) -> Vec<String> {
+        let targets = targets
+            .iter()
+            .flat_map(|target| target.problems.iter().map(move |problem| format!("{}: {problem}", target.name)));
+        targets
+            .chain(log.problems.iter().cloned())
+            .chain(kernel)
+            .chain(self.proxy.tested.problems())
+            .chain(self.proxy.ledger.problem())
+            .collect()
+    }
+
+    fn log_report(&self) -> LogReport {
+        LogReport::from(self.proxy.log.status())
+    }
+
+    fn targets(&self) -> Vec<TargetStatus> {
+        (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect()
     }
 
     fn target(&self, index: usize) -> TargetStatus {

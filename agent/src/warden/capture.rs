@@ -6,20 +6,19 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::IpAddr,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use agent_common::{
-    COUNTER_NAMES, Destination, FlowRecord, LAYOUT, ListenerPort, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM, Mark,
-    ProcessEntry, Settings, scope::EVERYWHERE,
+    COUNTER_NAMES, Destination, FlowRecord, LAYOUT, LedgerKey, ListenerPort, MARK_EXISTING, MARK_LISTENER,
+    MARK_UPSTREAM, Mark, ProcessEntry, Settings, scope::EVERYWHERE,
 };
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage},
+    maps::{Array, HashMap, Map, MapData, MapError, MapInfo, RingBuf, SkStorage},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
@@ -32,11 +31,15 @@ use super::{
     features::{self, Found, Selection, State},
     host::HostError,
     interfaces::Interfaces,
+    ledger::Ledger,
     pins::{self, Loaded},
     scope::{self, Scope, ScopeError},
     sys::{self, Plain},
 };
-use crate::config::{Config, Reach};
+use crate::{
+    config::{Config, Reach},
+    model::{CoverageRow, Flow, FlowId, KernelSide},
+};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
@@ -49,7 +52,11 @@ pub(super) struct Capture {
     flows: SkStorage<MapData, Plain<FlowRecord>>,
     marks: Mutex<SkStorage<MapData, Mark>>,
     destinations: Mutex<Destinations>,
+    ledger: Mutex<Ledger>,
     programs: Vec<Loaded>,
+    /// Links that were in force before.
+    adopted: usize,
+    epoch: u32,
     /// `None` where the kernel takes no programs on interfaces.
     interfaces: Option<Arc<Interfaces>>,
     scope: Scope,
@@ -159,7 +166,11 @@ impl Capture {
             flows: map(&mut kernel, "FLOWS")?,
             marks: Mutex::new(map(&mut kernel, "MARKS")?),
             destinations: Mutex::new(destinations),
+            ledger: Mutex::new(Ledger::new(&mut kernel)?),
             programs,
+            adopted,
+            // The kernel gives no two maps of one boot the same id.
+            epoch: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
             interfaces,
             scope: Scope::open(closed.scope, &directory)?,
             cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
@@ -275,6 +286,31 @@ impl Capture {
         programs.chain(interfaces).collect()
     }
 
+    /// What is in force.
+    pub(super) fn kernel_side(&self) -> KernelSide {
+        let programs = self.programs.iter().map(|program| (program.name.to_owned(), program.id())).collect();
+        KernelSide { epoch: self.epoch, adopted: self.adopted, programs }
+    }
+
+    /// Rows of the coverage ledger after `after`, as many as one message holds.
+    pub(super) fn coverage(&self, after: Option<LedgerKey>) -> Result<Vec<CoverageRow>, MapError> {
+        self.ledger().rows(after)
+    }
+
+    /// Connects whose record is durable.
+    pub(super) fn settle(&self, flows: &[FlowId]) -> Result<(), MapError> {
+        self.ledger().settle(flows)
+    }
+
+    /// Connects from before `before` that were accepted and have no durable record, as many as one message holds.
+    pub(super) fn waiting(&self, before: u64) -> Result<Vec<Flow>, MapError> {
+        self.ledger().waiting(before)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The counters by name.
     pub(super) fn counters(&self) -> Result<BTreeMap<String, u64>, MapError> {
         COUNTER_NAMES
@@ -308,7 +344,7 @@ fn types() -> Result<Btf, CaptureError> {
 }
 
 /// Takes a map out of the loaded object, as the type that it has to be.
-fn map<T>(kernel: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
+pub(super) fn map<T>(kernel: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
 where
     T: TryFrom<Map, Error = MapError>,
 {

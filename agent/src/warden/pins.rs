@@ -11,8 +11,9 @@ use std::{
 };
 
 use agent_common::{
-    COUNTERS, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS,
-    MAX_NAMESPACES, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
+    COUNTERS, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow, ListenerPort, MAX_ALLOWED,
+    MAX_CGROUPS, MAX_DESTINATIONS, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark,
+    Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya::{
     Ebpf,
@@ -98,7 +99,7 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 }
 
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
-pub(super) const MAPS: [Layout; 14] = [
+pub(super) const MAPS: [Layout; 16] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
     layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<ListenerPort>(), MAX_NAMESPACES),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
@@ -122,6 +123,8 @@ pub(super) const MAPS: [Layout; 14] = [
     layout("ALLOWED6", MapType::LpmTrie, size_of::<Key<Plain<DestinationKey>>>(), size_of::<u32>(), MAX_ALLOWED),
     layout("PROCESSES", MapType::Hash, size_of::<u32>(), size_of::<ProcessEntry>(), MAX_PROCESSES),
     layout("TUPLES", MapType::Hash, size_of::<TupleKey>(), size_of::<FlowRecord>(), MAX_TUPLES),
+    layout("OPEN", MapType::Hash, size_of::<FlowKey>(), size_of::<FlowRecord>(), MAX_OPEN),
+    layout("LEDGER", MapType::Hash, size_of::<LedgerKey>(), size_of::<LedgerRow>(), MAX_LEDGER),
     layout("FLOWS", MapType::SkStorage, size_of::<i32>(), size_of::<FlowRecord>(), 0),
     layout("PUBLISHED", MapType::SkStorage, size_of::<i32>(), size_of::<TupleKey>(), 0),
     layout("MARKS", MapType::SkStorage, size_of::<i32>(), size_of::<Mark>(), 0),
@@ -280,6 +283,11 @@ pub(super) fn loaded(kernel: &Ebpf, programs: &[&'static Row]) -> Result<Vec<Loa
 }
 
 impl Loaded {
+    /// Its id in the kernel.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
     /// How it is on every interface, and its id, if it belongs there.
     pub(super) fn on_interfaces(&self) -> Option<(Way, u32)> {
         if let Hook::Interfaces(way) = self.hook { Some((way, self.id)) } else { None }

@@ -20,6 +20,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use agent_common::LedgerKey;
 use nix::sys::{
     socket::{
         AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, listen, setsockopt, shutdown,
@@ -252,7 +253,7 @@ impl Session<'_> {
                 Ok((process_map, listeners)) => {
                     let mut handed = vec![process_map.as_fd()];
                     handed.extend(listeners.iter().map(AsFd::as_fd));
-                    send(Answer::Hello, &handed)?;
+                    send(Answer::Hello(capture.kernel_side()), &handed)?;
                     self.shared.namespaces.proxy_came(Arc::clone(self.connection));
                     Ok(())
                 }
@@ -275,23 +276,20 @@ impl Session<'_> {
                 self.shared.namespaces.look_at_connections();
                 send(done(protected), &[])
             }
-            Call::Counters => {
-                let answer = match capture.counters() {
-                    Ok(counters) => Answer::Counters(counters),
-                    Err(error) => Answer::Refused(error.to_string()),
-                };
-                send(answer, &[])
-            }
+            Call::Counters => send(or_refused(capture.counters(), Answer::Counters), &[]),
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
             Call::Surroundings => send(Answer::Surroundings(Box::new(self.shared.namespaces.report())), &[]),
+            Call::Coverage { after } => {
+                let after = after.map(|(target, uid)| LedgerKey { target, uid });
+                send(or_refused(capture.coverage(after), Answer::Coverage), &[])
+            }
+            Call::Waiting { before } => send(or_refused(capture.waiting(before), Answer::Waiting), &[]),
+            Call::Settle { flows } => send(done(capture.settle(&flows).map_err(|error| error.to_string())), &[]),
             Call::SelfTest => {
                 let shared = self.shared;
                 let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);
-                let answer = match selftest::run(capture, &shared.intercept, &shared.cgroup_root) {
-                    Ok(attempts) => Answer::SelfTest(attempts),
-                    Err(error) => Answer::Refused(error.to_string()),
-                };
-                send(answer, &[])
+                let attempts = selftest::run(capture, &shared.intercept, &shared.cgroup_root);
+                send(or_refused(attempts, Answer::SelfTest), &[])
             }
         }
     }
@@ -364,6 +362,14 @@ impl Session<'_> {
             Ok(_) => Err(format!("{} is not a file", path.display())),
             Err(error) => Err(format!("{}: {error}", path.display())),
         }
+    }
+}
+
+/// An answer, or why there is none.
+fn or_refused<T>(result: Result<T, impl std::fmt::Display>, answer: impl FnOnce(T) -> Answer) -> Answer {
+    match result {
+        Ok(value) => answer(value),
+        Err(error) => Answer::Refused(error.to_string()),
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Unidentified, sys};
 use crate::{
-    model::{Flow, Older, Process, Surroundings},
+    model::{CoverageRow, Flow, FlowId, KernelSide, Older, Process, Surroundings},
     selftest::Attempt,
 };
 
@@ -70,6 +70,21 @@ pub(super) enum Call {
     Surroundings,
     /// Is every path closed?
     SelfTest,
+    /// The rows of the coverage ledger after this one (target and user), as many as an answer holds.
+    Coverage {
+        /// `None`: from the first.
+        after: Option<(u32, u32)>,
+    },
+    /// Which accepted connects from before a boot time (nanoseconds) have no durable record? As many as an answer holds.
+    Waiting {
+        /// The time.
+        before: u64,
+    },
+    /// The records of these connects are durable.
+    Settle {
+        /// The connects.
+        flows: Vec<FlowId>,
+    },
 }
 
 /// An answer.
@@ -86,7 +101,7 @@ pub(super) struct Response {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer {
     /// To `Hello`. The process map comes first among the descriptors, the listeners follow.
-    Hello,
+    Hello(KernelSide),
     /// To `Identify`.
     Identified {
         /// From the accepted socket's storage.
@@ -96,7 +111,7 @@ pub(super) enum Answer {
     },
     /// To `Identify`.
     Unidentified(Unidentified),
-    /// To `Mark` and `Protect`.
+    /// To `Mark`, `Protect` and `Settle`.
     Done,
     /// To `Open`. The descriptor comes with it.
     Opened,
@@ -120,6 +135,10 @@ pub(super) enum Answer {
     Older(Older),
     /// To `SelfTest`.
     SelfTest(Vec<Attempt>),
+    /// To `Coverage`.
+    Coverage(Vec<CoverageRow>),
+    /// To `Waiting`.
+    Waiting(Vec<Flow>),
     /// To anything that will not be done.
     Refused(String),
 }

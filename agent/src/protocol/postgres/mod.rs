@@ -74,10 +74,12 @@ async fn session(socket: TcpStream, connection: Connection) {
     let (mut client, startup) = match greet(&connection, socket).await {
         Ok(Greeting::Session(client, startup)) => (client, startup),
         Ok(Greeting::Cancel(key)) => {
-            if let Err(error) = cancel::cancel(&connection, key).await {
-                tracing::warn!(target = %connection.target.name, %error, "a cancel request was not passed on");
+            let error = cancel::cancel(&connection, key).await.err().map(|error| error.to_string());
+            if let Some(error) = &error {
+                tracing::warn!(target = %connection.target.name, error, "a cancel request was not passed on");
             }
-            return;
+            let (target, principal) = (connection.target.name.clone(), Arc::clone(&connection.principal));
+            return record(&connection, &Event::CancelRequested { target, principal, error });
         }
         Err(error) => return not_greeted(&connection, error).await,
     };
@@ -228,8 +230,12 @@ fn record_refusal(connection: &Connection, denial: &Denial) {
         reason: denial.reason.clone(),
         rule: denial.rule.clone(),
     };
-    if let Err(error) = connection.services.log.append(&event) {
-        tracing::error!(target = %connection.target.name, %error, "a refused connection is not in the log");
+    record(connection, &event);
+}
+
+fn record(connection: &Connection, event: &Event) {
+    if let Err(error) = connection.services.log.append(event) {
+        tracing::error!(target = %connection.target.name, %error, "what became of a connection is not in the log");
     }
 }
 

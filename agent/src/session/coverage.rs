@@ -1,0 +1,454 @@
+//! The coverage ledger: what the kernel side has counted against what the log holds.
+//!
+//! A redirected connect lies open in the kernel until its record is durable. *Invariant:* it is taken off only then, so that
+//! whatever ends this process leaves it to be found, and named, by the next one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use agent_common::{LEDGER_OTHERS, LEDGER_UNRESOLVED};
+use jiff::{SignedDuration, Timestamp};
+use nix::{
+    time::{ClockId, clock_gettime},
+    unistd::{Uid, User},
+};
+use tokio::sync::Notify;
+
+use super::Proxy;
+use crate::{
+    control::{CoverageLine, CoverageReport},
+    model::{Coverage, CoverageRow, Flow, FlowId, KernelSide},
+    recording::{Append, AppendError, Event, QueryError, Tallies},
+    warden::AskError,
+};
+
+/// How often the ledger is reconciled and recorded.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// How long records are gathered before their connects are settled together.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// After this long, a connect that was taken, has no record, and that no session has in hand, is an alarm.
+const LATE: Duration = Duration::from_secs(60);
+
+/// Readings of kernel and log, one after the other, until two of the kernel agree; and the pause between them.
+const READINGS: usize = 6;
+const PAUSE: Duration = Duration::from_millis(60);
+
+/// How far the host's clock may be off from one look to the next before it was set rather than slewed.
+const STEP: SignedDuration = SignedDuration::from_millis(250);
+
+/// How long before a connect its record may seem to have been written, if clocks were set.
+const SLACK: SignedDuration = SignedDuration::from_mins(10);
+
+/// The ledger cannot be reconciled.
+#[derive(Debug, thiserror::Error)]
+pub enum CoverageError {
+    /// The kernel's side of it.
+    #[error(transparent)]
+    Kernel(#[from] AskError),
+    /// The log's side of it.
+    #[error(transparent)]
+    Log(#[from] QueryError),
+    /// A record of it.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The part of the agent that does it.
+    #[error("the ledger could not be read: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    /// The clock.
+    #[error("the clock cannot be read: {0}")]
+    Clock(#[from] nix::Error),
+}
+
+/// What this process knows of the ledger.
+#[derive(Default)]
+pub struct Ledger {
+    /// Connects that some session or refusal deals with at present.
+    in_hand: Mutex<BTreeSet<FlowId>>,
+    /// Connects with the sequence of their record, which may not be durable yet.
+    recorded: Mutex<Vec<(FlowId, u64)>>,
+    news: Notify,
+    /// Rows as recorded last, and what was wrong with them.
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    rows: Vec<CoverageRow>,
+    unexplained: u64,
+}
+
+impl Ledger {
+    /// Takes a connect in hand until what is returned is dropped.
+    pub(super) fn take(self: &Arc<Self>, flow: &Flow) -> InHand {
+        lock(&self.in_hand).insert(flow.id());
+        InHand { ledger: Arc::clone(self), flow: flow.id(), is_recorded: AtomicBool::new(false) }
+    }
+
+    /// What keeps the agent from enforcing.
+    pub(super) fn problem(&self) -> Option<String> {
+        let unexplained = lock(&self.last).unexplained;
+        (unexplained > 0).then(|| {
+            format!("coverage: connects were redirected that nobody can account for ({unexplained}); `postern coverage` tells which")
+        })
+    }
+}
+
+/// A connect that is dealt with.
+pub(super) struct InHand {
+    ledger: Arc<Ledger>,
+    flow: FlowId,
+    is_recorded: AtomicBool,
+}
+
+impl InHand {
+    /// Notes that its outcome is in a record.
+    pub(super) fn recorded(&self, sequence: u64) {
+        if !self.is_recorded.swap(true, Ordering::Relaxed) {
+            lock(&self.ledger.recorded).push((self.flow, sequence));
+            self.ledger.news.notify_one();
+        }
+    }
+
+    /// Whether its outcome is in a record.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.is_recorded.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        lock(&self.ledger.in_hand).remove(&self.flow);
+    }
+}
+
+/// The log of one connection, which tells the ledger when there is a record of what became of it.
+pub(super) struct Accounted {
+    pub log: Arc<dyn Append>,
+    pub connect: Arc<InHand>,
+}
+
+impl Append for Accounted {
+    fn append(&self, event: &Event) -> Result<u64, AppendError> {
+        let sequence = self.log.append(event)?;
+        if let Event::SessionStarted(_) | Event::ConnectionRefused { .. } | Event::CancelRequested { .. } = event {
+            self.connect.recorded(sequence);
+        }
+        Ok(sequence)
+    }
+}
+
+impl Proxy {
+    /// Records what the kernel side is, and names the connects that an earlier proxy took and did not record. Before anything
+    /// is accepted: `before` is the boot time, in nanoseconds, at which nothing had been yet.
+    pub(super) async fn take_stock(
+        self: &Arc<Self>,
+        kernel_side: KernelSide,
+        before: u64,
+    ) -> Result<(), CoverageError> {
+        self.log.append(&Event::KernelSide { epoch: self.epoch.clone(), kernel_side })?;
+        loop {
+            let flows = self.warden.waiting(before).await?;
+            let Some(oldest) = flows.iter().map(|flow| flow.at).min() else { return Ok(()) };
+            let since = time_of(oldest)?.saturating_sub(SLACK).unwrap_or(Timestamp::MIN);
+            let ids: Vec<FlowId> = flows.iter().map(Flow::id).collect();
+            let proxy = Arc::clone(self);
+            let asked = ids.clone();
+            let found = tokio::task::spawn_blocking(move || proxy.log.recorded(&asked, since)).await??;
+            let lost: Vec<Flow> = flows.into_iter().filter(|flow| !found.contains(&flow.id())).collect();
+            if !lost.is_empty() {
+                tracing::warn!(
+                    count = lost.len(),
+                    "connects were lost when the agent ended; they are named in the log"
+                );
+                let proxy = Arc::clone(self);
+                let event = Event::LostAtRestart { flows: lost };
+                tokio::task::spawn_blocking(move || proxy.log.append_durable(&event)).await??;
+            }
+            self.warden.settle(&ids).await?;
+        }
+    }
+
+    /// Settles connects as their records become durable, until the task is dropped.
+    pub(super) async fn settle(self: Arc<Self>) {
+        loop {
+            self.ledger.news.notified().await;
+            tokio::time::sleep(GATHER).await;
+            if let Err(error) = self.settle_recorded().await {
+                tracing::warn!(%error, "connects cannot be settled");
+                return;
+            }
+        }
+    }
+
+    /// Settles all that is recorded so far.
+    pub(super) async fn settle_recorded(&self) -> Result<(), AskError> {
+        let recorded = std::mem::take(&mut *lock(&self.ledger.recorded));
+        let Some(last) = recorded.iter().map(|(_, sequence)| *sequence).max() else { return Ok(()) };
+        while self.log.status().journal.durable < last {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let flows: Vec<FlowId> = recorded.into_iter().map(|(flow, _)| flow).collect();
+        self.warden.settle(&flows).await
+    }
+
+    /// Reconciles every minute, and notes what the kernel side has lost and when the clock was set, until the task is dropped.
+    pub(super) async fn keep_watch(self: Arc<Self>) {
+        let mut reconciled = tokio::time::Instant::now();
+        let mut watch = Watch::default();
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let looked = async {
+                self.watch_clock(&mut watch)?;
+                self.watch_kernel_side(&mut watch).await?;
+                if reconciled.elapsed() >= EVERY {
+                    reconciled = tokio::time::Instant::now();
+                    self.reconcile().await?;
+                }
+                Ok::<_, CoverageError>(())
+            };
+            if let Err(error) = looked.await {
+                tracing::warn!(%error, "the ledger is not reconciled");
+            }
+        }
+    }
+
+    fn watch_clock(&self, watch: &mut Watch) -> Result<(), CoverageError> {
+        let offset = booted()?;
+        if let Some(step) = watch.booted.replace(offset).and_then(|before| step(before, offset)) {
+            let micros = i64::try_from(step.as_micros()).unwrap_or(i64::MAX);
+            tracing::warn!(micros, "the host's clock was set");
+            self.log.append(&Event::ClockStep { micros })?;
+        }
+        Ok(())
+    }
+
+    async fn watch_kernel_side(&self, watch: &mut Watch) -> Result<(), CoverageError> {
+        let counters = self.warden.counters().await?;
+        let lost = ["map_full", "ring_buffer_lost"].map(|name| counters.get(name).copied().unwrap_or(0));
+        if lost != watch.lost {
+            watch.lost = lost;
+            let [map_full, ring_buffer_lost] = lost;
+            self.log.append(&Event::KernelLosses { map_full, ring_buffer_lost })?;
+        }
+        let missing = self.warden.missing().await?;
+        if missing != watch.missing {
+            tracing::error!(?missing, "programs of the kernel side that are not in force");
+            watch.missing.clone_from(&missing);
+            self.log.append(&Event::ProgramsMissing { programs: missing })?;
+        }
+        Ok(())
+    }
+
+    /// Compares kernel and log, and records the ledger if it has changed, and an alarm if it does not add up.
+    pub(super) async fn reconcile(self: &Arc<Self>) -> Result<CoverageReport, CoverageError> {
+        let rows = self.ledger_rows().await?;
+        let late = boot_nanoseconds()?.saturating_sub(u64::try_from(LATE.as_nanos()).unwrap_or(u64::MAX));
+        let mut waiting = self.warden.waiting(late).await?;
+        waiting.retain(|flow| !lock(&self.ledger.in_hand).contains(&flow.id()));
+        let wrong: Vec<CoverageRow> = rows.iter().filter(|row| row.counts.unexplained() != 0).copied().collect();
+        let unexplained = wrong.iter().map(|row| row.counts.unexplained().unsigned_abs()).sum::<u64>();
+        let unexplained = unexplained + waiting.len() as u64;
+
+        let (has_changed, is_new) = {
+            let mut last = lock(&self.ledger.last);
+            let before = std::mem::replace(&mut *last, Last { rows: rows.clone(), unexplained });
+            (before.rows != rows, unexplained != 0 && before.unexplained != unexplained)
+        };
+        if is_new {
+            tracing::error!(unexplained, "connects were redirected that nobody can account for");
+            self.log.append(&Event::Unexplained { rows: wrong, flows: waiting.clone() })?;
+        }
+        if has_changed {
+            let epoch = self.epoch.clone();
+            self.log.append(&Event::Coverage { epoch, rows: rows.clone(), unexplained })?;
+        }
+        let rows = rows.into_iter().map(|row| self.line(row)).collect();
+        Ok(CoverageReport { epoch: self.epoch.clone(), rows, waiting, unexplained })
+    }
+
+    /// The ledger, as kernel and log tell it. A row that changes meanwhile is read again; one that never stands still is taken
+    /// as what is true of it at least.
+    async fn ledger_rows(self: &Arc<Self>) -> Result<Vec<CoverageRow>, CoverageError> {
+        let mut before = self.warden.coverage().await?;
+        for reading in 1.. {
+            let tallies = self.tallies().await?;
+            let after = self.warden.coverage().await?;
+            let joined = join(&after, &tallies);
+            let steady = joined.iter().all(|row| match row.counts.unexplained() {
+                0 => true,
+                // It may be recorded, and open until that record is durable.
+                ..0 if row.counts.open > 0 => false,
+                _ => is_same(row, &before, &after),
+            });
+            if steady {
+                return Ok(joined);
+            }
+            if reading == READINGS {
+                return Ok(at_least(&before, join(&after, &self.tallies().await?)));
+            }
+            before = after;
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(before)
+    }
+
+    async fn tallies(self: &Arc<Self>) -> Result<Tallies, CoverageError> {
+        let proxy = Arc::clone(self);
+        Ok(tokio::task::spawn_blocking(move || proxy.log.tallies()).await??)
+    }
+
+    fn line(&self, row: CoverageRow) -> CoverageLine {
+        let CoverageRow { target, uid, counts } = row;
+        let others = target == LEDGER_OTHERS.target;
+        let name = self.targets.all().iter().find(|known| known.ledger() == target).map(|known| known.name.clone());
+        let target = match name {
+            Some(name) => name,
+            None if others => "(others)".into(),
+            None if target == LEDGER_UNRESOLVED => "(a name that was not resolved yet)".into(),
+            None => format!("(not configured any more: {target:08x})"),
+        };
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
+        CoverageLine { target, user, uid: (!others).then_some(uid), unexplained: counts.unexplained(), counts }
+    }
+}
+
+/// What was seen at the last look.
+#[derive(Default)]
+struct Watch {
+    booted: Option<SignedDuration>,
+    lost: [u64; 2],
+    missing: Vec<String>,
+}
+
+/// The kernel's rows with what the log says of each. What the log says of a target and user that has no row of its own in the
+/// kernel belongs to the row of the others.
+fn join(kernel: &[CoverageRow], tallies: &Tallies) -> Vec<CoverageRow> {
+    let mut rows: BTreeMap<(u32, u32), Coverage> =
+        kernel.iter().map(|row| ((row.target, row.uid), row.counts)).collect();
+    for (key, tally) in &tallies.rows {
+        let key = if rows.contains_key(key) { *key } else { (LEDGER_OTHERS.target, LEDGER_OTHERS.uid) };
+        let row = rows.entry(key).or_default();
+        row.proxied += tally.proxied;
+        row.denied += tally.denied;
+        row.lost_at_restart += tally.lost;
+    }
+    let rows = rows.into_iter().filter(|(_, counts)| *counts != Coverage::default());
+    rows.map(|((target, uid), counts)| CoverageRow { target, uid, counts }).collect()
+}
+
+fn find(rows: &[CoverageRow], target: u32, uid: u32) -> Option<&CoverageRow> {
+    rows.iter().find(|row| (row.target, row.uid) == (target, uid))
+}
+
+fn is_same(row: &CoverageRow, before: &[CoverageRow], after: &[CoverageRow]) -> bool {
+    find(before, row.target, row.uid) == find(after, row.target, row.uid)
+}
+
+/// Of rows that changed while they were read: what was redirected before all else was read, less all that is told of now, is
+/// unexplained at least; and whatever came since is not.
+fn at_least(before: &[CoverageRow], mut rows: Vec<CoverageRow>) -> Vec<CoverageRow> {
+    for row in &mut rows {
+        let redirected = find(before, row.target, row.uid).map_or(0, |row| row.counts.redirected);
+        let since = row.counts.redirected.saturating_sub(redirected);
+        let beyond = row.counts.unexplained().clamp(0, since.cast_signed()).unsigned_abs();
+        row.counts.redirected -= beyond;
+        if row.counts.unexplained() < 0 {
+            // Recorded since, and still open when that was read.
+            row.counts.open = row.counts.open.saturating_sub(row.counts.unexplained().unsigned_abs());
+        }
+    }
+    rows
+}
+
+/// By how much the clock was set, if it was.
+fn step(before: SignedDuration, after: SignedDuration) -> Option<SignedDuration> {
+    let step = after.saturating_sub(before);
+    (step.abs() >= STEP).then_some(step)
+}
+
+/// When the host was booted, by its clock: the same until the clock is set.
+fn booted() -> Result<SignedDuration, nix::Error> {
+    let now = duration(ClockId::CLOCK_REALTIME)?;
+    Ok(now.saturating_sub(duration(ClockId::CLOCK_BOOTTIME)?))
+}
+
+/// Boot time, in nanoseconds.
+pub(super) fn boot_nanoseconds() -> Result<u64, nix::Error> {
+    Ok(u64::try_from(duration(ClockId::CLOCK_BOOTTIME)?.as_nanos()).unwrap_or(0))
+}
+
+/// The time at a boot time.
+fn time_of(boot: u64) -> Result<Timestamp, nix::Error> {
+    let since = booted()?.saturating_add(SignedDuration::from_nanos(boot.cast_signed()));
+    Ok(Timestamp::from_duration(since).unwrap_or(Timestamp::MIN))
+}
+
+fn duration(clock: ClockId) -> Result<SignedDuration, nix::Error> {
+    let time = clock_gettime(clock)?;
+    Ok(SignedDuration::new(time.tv_sec(), i32::try_from(time.tv_nsec()).unwrap_or(0)))
+}
+
+/// What is behind these locks is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::Tally;
+
+    fn kernel(uid: u32, counts: Coverage) -> CoverageRow {
+        CoverageRow { target: 1, uid, counts }
+    }
+
+    fn tallies(rows: &[(u32, Tally)]) -> Tallies {
+        Tallies { epoch: None, rows: rows.iter().map(|(uid, tally)| ((1, *uid), *tally)).collect() }
+    }
+
+    #[test]
+    fn what_the_log_knows_of_nobody_in_the_kernel_counts_as_the_others() {
+        let others = CoverageRow {
+            target: LEDGER_OTHERS.target,
+            uid: LEDGER_OTHERS.uid,
+            counts: Coverage { redirected: 3, ..Coverage::default() },
+        };
+        let rows = [kernel(7, Coverage { redirected: 2, open: 1, ..Coverage::default() }), others];
+        let one = Tally { proxied: 1, ..Tally::default() };
+        let joined = join(&rows, &tallies(&[(7, one), (8, Tally { denied: 2, ..one })]));
+        assert_eq!(joined[0].counts.unexplained(), 0);
+        assert_eq!((joined[1].uid, joined[1].counts.proxied, joined[1].counts.denied), (LEDGER_OTHERS.uid, 1, 2));
+        assert_eq!(joined[1].counts.unexplained(), 0);
+    }
+
+    #[test]
+    fn a_row_that_changes_counts_as_what_it_is_at_least() {
+        let before = [kernel(7, Coverage { redirected: 10, ..Coverage::default() })];
+        let now = |redirected, open, proxied| Coverage { redirected, open, proxied, ..Coverage::default() };
+        let unexplained = |counts| at_least(&before, vec![kernel(7, counts)])[0].counts.unexplained();
+        // Four came since, of which two are told of already.
+        assert_eq!(unexplained(now(14, 0, 12)), 0);
+        // One of those before is told of by nobody, however many came since.
+        assert_eq!(unexplained(now(14, 0, 9)), 1);
+        // One is both open and recorded.
+        assert_eq!(unexplained(now(10, 1, 10)), 0);
+        // More records than connects, and none open.
+        assert_eq!(unexplained(now(10, 0, 12)), -2);
+    }
+
+    #[test]
+    fn a_clock_that_is_slewed_was_not_set() {
+        let at = SignedDuration::from_secs;
+        assert_eq!(step(at(100), at(100) + SignedDuration::from_millis(3)), None);
+        assert_eq!(step(at(100), at(98)), Some(at(-2)));
+        assert_eq!(step(at(100), at(3700)), Some(at(3600)));
+    }
+}

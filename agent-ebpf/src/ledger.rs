@@ -6,10 +6,13 @@
 
 use core::ptr;
 
-use agent_common::{CANARY, Column, Counter, FLOW_ACCEPTED, FLOW_CONNECTING, FlowRecord, LEDGER_OTHERS, LedgerKey};
+use agent_common::{CANARY, Column, Counter, FLOW_ACCEPTED, FLOW_CONNECTING, FlowRecord, LEDGER_OTHERS, LedgerKey, LedgerRow};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
 use crate::maps::{LEDGER, OPEN, add_one, count};
+
+/// A new row. Not on the stack, of which a chain of functions has 512 bytes.
+static EMPTY: LedgerRow = [0; _];
 
 /// Notes a connect that is about to be redirected. False if there is no room.
 pub fn open(flow: &FlowRecord) -> bool {
@@ -55,7 +58,7 @@ pub fn dropped(flow: &FlowRecord) {
 pub fn count_in(key: LedgerKey, column: Column) {
     let row = LEDGER.get_ptr_mut(key).or_else(|| {
         // An error says that another processor was faster, or that there is no room.
-        let _ = LEDGER.insert(key, [0; _], u64::from(BPF_NOEXIST));
+        let _ = LEDGER.insert(key, &EMPTY, u64::from(BPF_NOEXIST));
         LEDGER.get_ptr_mut(key)
     });
     if let Some(row) = row.or_else(|| LEDGER.get_ptr_mut(LEDGER_OTHERS)) {

@@ -11,10 +11,7 @@ use std::{
 };
 
 use agent::{
-    config::{
-        Address, Agent, Allowed, Config, Credential, CredentialSource, Intercept, Lockdown, Members,
-        Target,
-    },
+    config::{Address, Agent, Allowed, Config, Credential, CredentialSource, Intercept, Lockdown, Members, Target},
     model::Flow,
     warden::{self, Handed, Warden},
 };

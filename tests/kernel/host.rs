@@ -172,7 +172,7 @@ impl Host {
 
     /// Names of the pinned links.
     pub fn links(&self) -> Vec<String> {
-        let Ok(pins) = fs::read_dir(self.pins.join("v2")) else { return Vec::new() };
+        let Ok(pins) = fs::read_dir(self.pins.join(format!("v{}", agent_common::LAYOUT))) else { return Vec::new() };
         let names = pins.map(|pin| pin.expect("a pin").file_name().into_string().expect("a name"));
         names.filter(|name| name.starts_with("link_")).collect()
     }

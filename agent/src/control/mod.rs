@@ -36,6 +36,9 @@ pub const MAX_REQUEST: usize = 16 << 10;
 /// The longest line of a reply: a record, with its frame.
 pub const MAX_REPLY: usize = crate::recording::MAX_BODY + (64 << 10);
 
+/// Records about the agent in one answer.
+pub const MAX_EVENTS: usize = 1000;
+
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
@@ -62,6 +65,13 @@ pub enum Request {
         /// Whether the records are wanted too.
         records: bool,
     },
+    /// Which records are about the agent and the host?
+    Events {
+        /// At or after this time.
+        since: Option<Timestamp>,
+        /// The newest so many of them, at most [`MAX_EVENTS`].
+        limit: usize,
+    },
     /// Is the log what was written?
     Verify {},
 }
@@ -84,7 +94,7 @@ pub enum Reply {
     Sessions(Page),
     /// To [`Request::Session`].
     Session(Box<Summary>),
-    /// After [`Reply::Session`], as many as the session has.
+    /// After [`Reply::Session`], as many as the session has; and to [`Request::Events`].
     Record(Record),
     /// While a long job goes on: steps done, and steps expected.
     Progress(u64, u64),

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Access, Daemon, MAX_REQUEST, Peer, Reply, Request, SOCKET};
+use super::{Access, Daemon, MAX_EVENTS, MAX_REQUEST, Peer, Reply, Request, SOCKET};
 use crate::recording::{Found, Log, QueryError};
 
 /// Connections at once of those who may ask everything.
@@ -184,6 +184,13 @@ impl Server {
             }
             Request::Session { id, records } => {
                 stream(writer, move |out| session(daemon.log(), &id, records, out)).await
+            }
+            Request::Events { since, limit } => {
+                stream(writer, move |out| match daemon.log().agent_records(since, limit.min(MAX_EVENTS)) {
+                    Ok(records) => records.into_iter().for_each(|record| out.send(Reply::Record(record))),
+                    Err(fault) => out.fail(fault.to_string(), None),
+                })
+                .await
             }
             Request::Verify {} => {
                 let Ok(_turn) = self.verifying.try_acquire() else {

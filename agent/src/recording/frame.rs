@@ -65,7 +65,16 @@ impl Kind {
             Event::CancelRequested { .. } => 22,
         })
     }
+
+    /// Whether it is about the agent and the host, rather than about a connection.
+    #[must_use]
+    pub const fn is_of_the_agent(self) -> bool {
+        self.0 < FIRST_OF_CONNECTIONS
+    }
 }
+
+/// The first kind that is about a connection.
+const FIRST_OF_CONNECTIONS: u16 = 16;
 
 /// A decoded header whose own hash is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -200,6 +200,9 @@ impl Shared {
         for frame in frames {
             let header = &frame.header;
             batch.record(frame);
+            if header.kind.is_of_the_agent() {
+                batch.of_the_agent(header.sequence);
+            }
             cursor = Head { sequence: header.sequence, hash: header.hash };
             // The body has the hash that the header carries, so it is what was appended: an event.
             let event: Brief<'_> = serde_json::from_slice(frame.body()).unwrap_or_default();

@@ -9,6 +9,7 @@
 //! | `r` sequence (u64, big-endian) chunk (u32, big-endian) | a part of a [block](super::blocks), at most [`CHUNK`] bytes |
 //! | `s` session id | its [`Summary`](super::summary::Summary) as JSON |
 //! | `x` session id, 0, sequence (u64, big-endian) | sequences of records that the session has, from this one on (u64, big-endian) |
+//! | `a` sequence (u64, big-endian) | nothing: this record is about the agent |
 //! | `t` target, uid (u32, big-endian) | its [`Tally`](super::coverage::Tally) in the epoch at hand |
 //! | `e` | that epoch |
 //! | `m` | the cursor: sequence and hash of the last record that was moved |
@@ -42,6 +43,7 @@ const UNLOCK_WITHIN: Duration = Duration::from_secs(3);
 
 const SESSION: u8 = b's';
 const INDEX: u8 = b'x';
+const OF_THE_AGENT: u8 = b'a';
 const TALLY: u8 = b't';
 const EPOCH: &[u8] = b"e";
 /// What is said to be damaged if one of the two above is.
@@ -239,6 +241,15 @@ impl Store {
         sequences.filter(move |sequence| sequence.as_ref().map_or(true, |sequence| *sequence > after))
     }
 
+    /// Sequences of the records about the agent, the newest first.
+    pub fn of_the_agent(&self) -> impl Iterator<Item = Result<u64, StoreError>> + use<'_> {
+        self.db.scan_prefix([OF_THE_AGENT]).rev().map(|found| {
+            let (key, _) = found.map_err(|source| self.failed(source))?;
+            let sequence = key.strip_prefix(&[OF_THE_AGENT]).and_then(|key| key.try_into().ok());
+            sequence.map(u64::from_be_bytes).ok_or_else(|| self.damaged("the index of records about the agent"))
+        })
+    }
+
     /// What the records up to the cursor say of connects, in the epoch at hand.
     ///
     /// # Errors
@@ -341,6 +352,11 @@ impl Batch {
         if let Ok(value) = serde_json::to_vec(summary) {
             self.batch.insert(session_key(&summary.session), value);
         }
+    }
+
+    /// A record is about the agent.
+    pub fn of_the_agent(&mut self, sequence: u64) {
+        self.batch.insert([[OF_THE_AGENT].as_slice(), &sequence.to_be_bytes()].concat(), &[]);
     }
 
     /// What the records say of a target and user.

@@ -313,7 +313,7 @@ impl Loaded {
 }
 
 /// What [`uninstall`] has removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Removed {
     /// Links: programs that are no longer attached.
     pub links: usize,

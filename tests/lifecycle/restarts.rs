@@ -87,9 +87,7 @@ impl Loop {
     /// Waits until it has made some more connects: none of them began before this call.
     pub fn goes_on(&self) -> Outcome {
         let before = self.made.load(Ordering::SeqCst);
-        wait_until("the loop connects", Duration::from_secs(60), || {
-            self.made.load(Ordering::SeqCst) > before + SOME
-        })
+        wait_until("the loop connects", Duration::from_secs(60), || self.made.load(Ordering::SeqCst) > before + SOME)
     }
 
     /// Ends it, and tells how its connects ended.

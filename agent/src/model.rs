@@ -129,8 +129,8 @@ pub struct CoverageRow {
 /// The kernel side as the warden has put it in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelSide {
-    /// Tells its maps, and so their counts, from those that were there before since the host was started.
-    pub epoch: u32,
+    /// Id of the ledger's map, which tells its counts from those that were there before since the host was started.
+    pub ledger: u32,
     /// Links that were in force already, whose programs were replaced. None: it was not in force before.
     pub adopted: usize,
     /// The programs, with their ids in the kernel.

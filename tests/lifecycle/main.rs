@@ -94,7 +94,12 @@ fn main() -> ExitCode {
                 let status = || world.agent.borrow().postern(&["status"]);
                 expect(status()?.success(), || "it was degraded before".into())?;
                 for name in ["connect4", "process_exec"] {
-                    let pin = world.agent.borrow().pins().join(format!("v{}", agent_common::LAYOUT)).join(format!("link_{name}"));
+                    let pin = world
+                        .agent
+                        .borrow()
+                        .pins()
+                        .join(format!("v{}", agent_common::LAYOUT))
+                        .join(format!("link_{name}"));
                     std::fs::remove_file(&pin).map_err(|error| format!("{}: {error}", pin.display()))?;
                     let seen = status()?;
                     let said = format!("degraded: the kernel program {name} is not in force");

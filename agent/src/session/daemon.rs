@@ -103,7 +103,7 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
         attempts: Attempts::default(),
         tested: Tested::default(),
         ledger: Arc::default(),
-        epoch: format!("{}/{}", recording::boot(), kernel_side.epoch),
+        epoch: format!("{}/{}", recording::boot(), kernel_side.ledger),
     });
     proxy.take_stock(kernel_side, before).await?;
     let mut tasks = JoinSet::new();

@@ -56,7 +56,7 @@ pub(super) struct Capture {
     programs: Vec<Loaded>,
     /// Links that were in force before.
     adopted: usize,
-    epoch: u32,
+    ledger_id: u32,
     /// `None` where the kernel takes no programs on interfaces.
     interfaces: Option<Arc<Interfaces>>,
     scope: Scope,
@@ -170,7 +170,7 @@ impl Capture {
             programs,
             adopted,
             // The kernel gives no two maps of one boot the same id.
-            epoch: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
+            ledger_id: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
             interfaces,
             scope: Scope::open(closed.scope, &directory)?,
             cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
@@ -289,7 +289,7 @@ impl Capture {
     /// What is in force.
     pub(super) fn kernel_side(&self) -> KernelSide {
         let programs = self.programs.iter().map(|program| (program.name.to_owned(), program.id())).collect();
-        KernelSide { epoch: self.epoch, adopted: self.adopted, programs }
+        KernelSide { ledger: self.ledger_id, adopted: self.adopted, programs }
     }
 
     /// Rows of the coverage ledger after `after`, as many as one message holds.

@@ -16,7 +16,8 @@ use agent_common::{
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{
-        bpf_get_netns_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+        bpf_get_listener_sock, bpf_get_netns_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id,
+        bpf_skb_load_bytes_relative, bpf_skb_pull_data,
     },
 };
 
@@ -41,6 +42,8 @@ const FRAME: u32 = 0;
 const NETWORK: u32 = 1;
 
 const AF_PACKET: u32 = 17;
+/// `TCP_NEW_SYN_RECV`
+const SYN_RECEIVED: u32 = 12;
 const ETHERNET: u32 = 14;
 const VLAN_TAG: u32 = 4;
 const ETHERTYPE_IP: u16 = 0x0800;
@@ -96,28 +99,37 @@ pub fn egress<const COOKIE: bool>(skb: *mut __sk_buff) -> i32 {
     if matches!(mark, Some(&MARK_UPSTREAM | &MARK_EXISTING)) {
         return PASS;
     }
-    let locked = settings.scope & bits::LOCKDOWN != 0;
-    let why = match network(skb, NETWORK, 0) {
-        Packet::Harmless => return PASS,
-        Packet::Unreadable => Counter::Guarded,
-        Packet::To(address, port) => match protected::<COOKIE>(skb, mark, settings, &address, port) {
-            Some(destination) if destination.flags & DESTINATION_OBSERVE != 0 => return PASS,
-            Some(_) => Counter::Guarded,
-            None if locked && !scope::allowed(&address, port) => Counter::Lockdown,
-            None => return PASS,
-        },
-        Packet::Elsewhere(address) if locked && !scope::allowed(&address, 0) => Counter::Lockdown,
-        Packet::Elsewhere(_) => return PASS,
-    };
-    let marked = matches!(mark, Some(&MARK_SCOPED | &MARK_APART));
-    if !marked && !scope::somebody(settings, user(skb), cgroup(skb)) {
-        return PASS;
+    match judge::<COOKIE>(skb, mark, settings) {
+        Some(why) => {
+            count(why);
+            DROP
+        }
+        None => PASS,
     }
-    count(why);
-    DROP
 }
 
-/// A packet leaves by an interface of the host: one of a packet socket, or one that is forwarded, has come by no cgroup.
+/// Why a packet of a socket is dropped, if it is.
+#[inline(always)]
+fn judge<const COOKIE: bool>(skb: *mut __sk_buff, mark: Option<&Mark>, settings: &Settings) -> Option<Counter> {
+    let locked = settings.scope & bits::LOCKDOWN != 0;
+    let why = match network(skb, NETWORK, 0) {
+        Packet::Harmless => return None,
+        Packet::Unreadable => Counter::Guarded,
+        Packet::To(address, port) => match protected::<COOKIE>(skb, mark, settings, &address, port) {
+            Some(destination) if destination.flags & DESTINATION_OBSERVE != 0 => return None,
+            Some(_) => Counter::Guarded,
+            None if locked && !scope::allowed(&address, port) => Counter::Lockdown,
+            None => return None,
+        },
+        Packet::Elsewhere(address) if locked && !scope::allowed(&address, 0) => Counter::Lockdown,
+        Packet::Elsewhere(_) => return None,
+    };
+    let marked = matches!(mark, Some(&MARK_SCOPED | &MARK_APART));
+    if marked || scope::somebody(settings, user(skb), cgroup(skb)) { Some(why) } else { None }
+}
+
+/// A packet leaves by an interface of the host: one of a packet socket, or one that is forwarded, has come by no cgroup; nor, before
+/// 6.5, has a listening socket's answer to a SYN.
 pub fn interface(skb: *mut __sk_buff) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return NEXT };
     // SAFETY: the kernel passes a valid context.
@@ -127,8 +139,8 @@ pub fn interface(skb: *mut __sk_buff) -> i32 {
             return NEXT;
         }
         Counter::Forwarded
-    } else {
-        if !is_packet_socket(sk) || !scope::somebody(settings, user(skb), cgroup(skb)) {
+    } else if is_packet_socket(sk) {
+        if !scope::somebody(settings, user(skb), cgroup(skb)) {
             return NEXT;
         }
         if settings.scope & bits::LOCKDOWN != 0 {
@@ -138,6 +150,15 @@ pub fn interface(skb: *mut __sk_buff) -> i32 {
         } else {
             return NEXT;
         }
+    } else if is_request(sk) {
+        // The mark, like the user and the cgroup, is that of the listening socket.
+        // SAFETY: there is a socket; of one that does not listen the helper gives none.
+        let mark = unsafe { stored(&MARKS).get(bpf_get_listener_sock(sk)) };
+        // Of this host's namespace, whose loopback is meant.
+        let Some(why) = judge::<false>(skb, mark, settings) else { return NEXT };
+        why
+    } else {
+        return NEXT;
     };
     count(why);
     SHOT
@@ -146,6 +167,12 @@ pub fn interface(skb: *mut __sk_buff) -> i32 {
 fn is_packet_socket(sk: *mut bpf_sock) -> bool {
     // SAFETY: the caller has looked whether there is one; this field every kind of socket has.
     unsafe { core::ptr::read_volatile(&raw const (*sk).family) == AF_PACKET }
+}
+
+/// Whether it stands for a connection whose handshake is under way, in place of the listening socket that answers.
+fn is_request(sk: *mut bpf_sock) -> bool {
+    // SAFETY: as in `is_packet_socket`.
+    unsafe { core::ptr::read_volatile(&raw const (*sk).state) == SYN_RECEIVED }
 }
 
 /// Whether a packet reaches an enforced destination, or may.

@@ -3,7 +3,9 @@
 //! *Invariant:* a socket is in scope if whoever made it, connected it or uses it is: it cannot be brought in from outside, and
 //! not be given away.
 
-use agent_common::{DESTINATION_PREFIX, DestinationKey, MARK_APART, MARK_SCOPED, Mark, Settings, in_scope, scope};
+use agent_common::{
+    DESTINATION_PREFIX, DestinationKey, MARK_APART, MARK_SCOPED, Mark, Membership, Settings, UNKNOWN, in_scope, scope,
+};
 use aya_ebpf::{
     bindings::bpf_sock,
     btf_maps::lpm_trie::Key,
@@ -63,8 +65,12 @@ pub fn somebody(settings: &Settings, user: u32, cgroup: u64) -> bool {
         return true;
     }
     // SAFETY: the values are read at once; only the warden changes them.
-    let (user, cgroup) = unsafe { (USERS.get(user).copied(), CGROUPS.get(cgroup).copied()) };
+    let (user, cgroup) = unsafe { (known(USERS.get(user)), known(CGROUPS.get(cgroup))) };
     in_scope(settings.scope, user, cgroup)
+}
+
+fn known(found: Option<&Membership>) -> Membership {
+    found.copied().unwrap_or(UNKNOWN)
 }
 
 /// Whether lockdown lets somebody go to an address and port: loopback, which leaves no host, and what the operator has named.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use agent_common::{
-    DESTINATION_PREFIX, DestinationKey, EXCLUDED, MEMBER, Membership, NEITHER, in_scope, scope as bits,
+    DESTINATION_PREFIX, DestinationKey, EXCLUDED, MEMBER, Membership, NEITHER, UNKNOWN, in_scope, scope as bits,
 };
 use aya::{
     Pod,
@@ -114,14 +114,13 @@ impl Scope {
             return Ok(true);
         }
         let found = |membership: Result<Membership, MapError>| match membership {
-            Ok(membership) => Ok(Some(membership)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error),
+            Err(MapError::KeyNotFound) => Ok(UNKNOWN),
+            found => found,
         };
         let user = found(self.users.get(&user, 0))?;
         let cgroup = match cgroup {
             Some(cgroup) => found(self.cgroups.get(&cgroup, 0))?,
-            None => None,
+            None => UNKNOWN,
         };
         Ok(in_scope(self.bits, user, cgroup))
     }

@@ -67,7 +67,10 @@ pub fn write(to: &Path, kernel: &Kernel, agent: &Path, suites: &[Program<'_>]) -
     tree.add("usr/bin/sh", Entry::Link("busybox".into()));
     tree.add("var/run", Entry::Link("/run".into()));
     tree.add("init", Entry::File(INIT.into(), 0o755));
-    for (name, text) in [("passwd", PASSWD), ("group", GROUP), ("hosts", HOSTS), ("nsswitch.conf", "hosts: files\n")] {
+    let nsswitch = "hosts: files dns\n";
+    let files =
+        [("passwd", PASSWD), ("group", GROUP), ("hosts", HOSTS), ("nsswitch.conf", nsswitch), ("resolv.conf", "")];
+    for (name, text) in files {
         tree.add(format!("etc/{name}"), Entry::File(text.into(), 0o644));
     }
     for file in FILES.iter().map(Path::new).filter(|file| file.is_file()) {

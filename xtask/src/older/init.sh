@@ -14,6 +14,7 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -m 1777 /run/lock
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf -o mode=700 bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing

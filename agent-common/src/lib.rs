@@ -323,6 +323,9 @@ pub const UNSERVED_REFUSED: u32 = 1;
 /// Bytes of the ring buffer of [`Unserved`]: some thousand threads.
 pub const UNSERVED_BYTES: u32 = 64 * 1024;
 
+/// Bytes of the ring buffer of abandoned connects: some two thousand of them.
+pub const ABANDONED_BYTES: u32 = 256 * 1024;
+
 /// Cgroups in which programs were executed lately. It only spares the warden words that it has heard.
 pub const MAX_EXECUTED: u32 = 4_096;
 
@@ -397,7 +400,8 @@ pub enum Counter {
     Lockdown = 14,
     /// Something had no place in a map. Whatever needed it was refused.
     MapFull = 15,
-    /// A word to the warden had no place in the ring buffer. It will be said again.
+    /// A word to the warden had no place in its ring buffer: of a namespace, which will be said again; or which connect was
+    /// abandoned, which is counted and stays without a name.
     Unheard = 16,
 }
 

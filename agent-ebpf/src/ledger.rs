@@ -9,7 +9,7 @@ use core::ptr;
 use agent_common::{CANARY, Column, Counter, FLOW_ACCEPTED, FLOW_CONNECTING, FlowRecord, LEDGER_OTHERS, LedgerKey, LedgerRow};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
-use crate::maps::{LEDGER, OPEN, add_one, count};
+use crate::maps::{ABANDONED, LEDGER, OPEN, add_one, count};
 
 /// A new row. Not on the stack, of which a chain of functions has 512 bytes.
 static EMPTY: LedgerRow = [0; _];
@@ -37,7 +37,9 @@ pub fn accepted(flow: &FlowRecord) {
 
 /// The connection was given up on its way: nobody has accepted it, or ever will.
 pub fn abandoned(flow: &FlowRecord) {
-    close(flow, Column::Abandoned);
+    if close(flow, Column::Abandoned) && ABANDONED.output(*flow, 0).is_err() {
+        count(Counter::Unheard);
+    }
 }
 
 /// The connection goes on without its flow.
@@ -50,7 +52,7 @@ pub fn dropped(flow: &FlowRecord) {
     let Some(open) = OPEN.get_ptr(flow.key()) else { return };
     // SAFETY: a value of the map; one aligned load of four bytes.
     if unsafe { ptr::read_volatile(&raw const (*open).state) } == FLOW_CONNECTING {
-        close(flow, Column::Abandoned);
+        abandoned(flow);
     }
 }
 
@@ -67,8 +69,11 @@ pub fn count_in(key: LedgerKey, column: Column) {
     }
 }
 
-fn close(flow: &FlowRecord, column: Column) {
-    if OPEN.remove(flow.key()).is_ok() {
+/// False if it was closed already.
+fn close(flow: &FlowRecord, column: Column) -> bool {
+    let closed = OPEN.remove(flow.key()).is_ok();
+    if closed {
         count_in(flow.row(), column);
     }
+    closed
 }

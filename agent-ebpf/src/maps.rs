@@ -6,7 +6,7 @@
 use core::{arch::asm, ffi::c_void, ptr};
 
 use agent_common::{
-    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow,
+    ABANDONED_BYTES, COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow,
     ListenerPort, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_EXECUTED, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN,
     MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey, UNSERVED_BYTES,
     Unserved,
@@ -74,6 +74,10 @@ pub static TUPLES: HashMap<TupleKey, FlowRecord, { MAX_TUPLES as usize }> = Hash
 /// Redirected connects whose record is not durable yet. The warden removes those that are.
 #[btf_map]
 pub static OPEN: HashMap<FlowKey, FlowRecord, { MAX_OPEN as usize }> = HashMap::new();
+
+/// Which connects were abandoned.
+#[btf_map]
+pub static ABANDONED: RingBuf<FlowRecord, { ABANDONED_BYTES as usize }> = RingBuf::new();
 
 /// How often what was done, by target and user.
 #[btf_map]

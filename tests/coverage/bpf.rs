@@ -4,9 +4,8 @@
 use std::{
     ffi::CString,
     io,
-    net::TcpStream,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -71,7 +70,7 @@ pub fn set(path: &Path, index: u32, number: u64) -> Outcome {
 }
 
 /// Cookie of a socket.
-pub fn cookie(socket: &TcpStream) -> Outcome<u64> {
+pub fn cookie(socket: &impl AsRawFd) -> Outcome<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: both live long enough, and the kernel writes eight bytes.

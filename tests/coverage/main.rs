@@ -186,13 +186,16 @@ impl World {
 
     /// From an address that is not the host's: no route is found, after the connect was redirected.
     fn failed(&self) -> Outcome {
+        let mut expected = 0;
         let found = self.grown(0, || {
             let socket = tcp()?;
+            expected = bpf::cookie(&socket)?;
             setsockopt(&socket, sockopt::IpFreebind, &true).map_err(text)?;
             bind(socket.as_raw_fd(), &SockaddrIn::new(203, 0, 113, 77, 0)).map_err(text)?;
             expect(self.connect(&socket).is_err(), || "it has connected".into())
         })?;
-        expect(found == grown(&[("abandoned", 1), ("redirected", 1)]), || format!("{found:?}"))
+        expect(found == grown(&[("abandoned", 1), ("redirected", 1)]), || format!("{found:?}"))?;
+        self.wait_for("connects-abandoned", |event| event["flows"][0]["cookie"] == expected)
     }
 
     fn connect(&self, socket: &OwnedFd) -> Outcome {

@@ -56,6 +56,7 @@ impl Kind {
             Event::LostAtRestart { .. } => 12,
             Event::Coverage { .. } => 13,
             Event::Unexplained { .. } => 14,
+            Event::ConnectsAbandoned { .. } => 15,
             Event::SessionStarted(_) => 16,
             Event::ConnectionRefused { .. } => 17,
             Event::Decided(_) => 18,

@@ -127,6 +127,11 @@ pub enum Event {
         /// As the kernel noted them.
         flows: Vec<Flow>,
     },
+    /// Connects that were redirected, and given up by the client before the proxy had them.
+    ConnectsAbandoned {
+        /// As the kernel noted them.
+        flows: Vec<Flow>,
+    },
     /// How all connects to targets ended, since the epoch began.
     Coverage {
         /// The epoch of the kernel side.

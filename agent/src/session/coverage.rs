@@ -41,6 +41,9 @@ const LATE: Duration = Duration::from_secs(60);
 const READINGS: usize = 6;
 const PAUSE: Duration = Duration::from_millis(60);
 
+/// Records of abandoned connects in one look.
+const ABANDONED_AT_ONCE: usize = 16;
+
 /// How far the host's clock may be off from one look to the next before it was set rather than slewed.
 const STEP: SignedDuration = SignedDuration::from_millis(250);
 
@@ -208,6 +211,7 @@ impl Proxy {
             let looked = async {
                 self.watch_clock(&mut watch)?;
                 self.watch_kernel_side(&mut watch).await?;
+                self.name_abandoned().await?;
                 if reconciled.elapsed() >= EVERY {
                     reconciled = tokio::time::Instant::now();
                     self.reconcile().await?;
@@ -247,8 +251,21 @@ impl Proxy {
         Ok(())
     }
 
+    /// Records which connects were abandoned. Whoever abandons more in a second stays without a name, and is counted.
+    async fn name_abandoned(&self) -> Result<(), CoverageError> {
+        for _ in 0..ABANDONED_AT_ONCE {
+            let flows = self.warden.abandoned().await?;
+            if flows.is_empty() {
+                break;
+            }
+            self.log.append(&Event::ConnectsAbandoned { flows })?;
+        }
+        Ok(())
+    }
+
     /// Compares kernel and log, and records the ledger if it has changed, and an alarm if it does not add up.
     pub(super) async fn reconcile(self: &Arc<Self>) -> Result<CoverageReport, CoverageError> {
+        self.name_abandoned().await?;
         let rows = self.ledger_rows().await?;
         let late = boot_nanoseconds()?.saturating_sub(u64::try_from(LATE.as_nanos()).unwrap_or(u64::MAX));
         let mut waiting = self.warden.waiting(late).await?;

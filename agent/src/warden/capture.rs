@@ -307,6 +307,11 @@ impl Capture {
         self.ledger().waiting(before)
     }
 
+    /// Connects that were abandoned, each told once.
+    pub(super) fn abandoned(&self) -> Vec<Flow> {
+        self.ledger().abandoned()
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -280,7 +280,18 @@ impl Warden {
     /// The warden is gone.
     pub async fn waiting(&self, before: u64) -> Result<Vec<Flow>, AskError> {
         match self.ask(Call::Waiting { before }, None).await? {
-            (Answer::Waiting(flows), _) => Ok(flows),
+            (Answer::Flows(flows), _) => Ok(flows),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    /// Connects that were abandoned: some of those that were not told of yet. They are told once.
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn abandoned(&self) -> Result<Vec<Flow>, AskError> {
+        match self.ask(Call::Abandoned, None).await? {
+            (Answer::Flows(flows), _) => Ok(flows),
             (answer, _) => Err(refusal(answer)),
         }
     }

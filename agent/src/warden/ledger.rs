@@ -7,13 +7,13 @@ use agent_common::{
 };
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, MapData, MapError, RingBuf},
 };
 
 use super::{
     capture::{CaptureError, map},
     flow,
-    sys::Plain,
+    sys::{self, Plain},
 };
 use crate::model::{Coverage, CoverageRow, Flow, FlowId};
 
@@ -27,6 +27,7 @@ pub(super) const ROWS_AT_ONCE: usize = 256;
 pub(super) struct Ledger {
     rows: HashMap<MapData, Plain<LedgerKey>, LedgerRow>,
     open: HashMap<MapData, Plain<FlowKey>, Plain<FlowRecord>>,
+    abandoned: RingBuf<MapData>,
 }
 
 impl Ledger {
@@ -36,7 +37,7 @@ impl Ledger {
         if let Err(MapError::KeyNotFound) = rows.get(&others, 0) {
             rows.insert(others, [0; COLUMNS as usize], 0)?;
         }
-        Ok(Self { rows, open: map(kernel, "OPEN")? })
+        Ok(Self { rows, open: map(kernel, "OPEN")?, abandoned: map(kernel, "ABANDONED")? })
     }
 
     /// The rows after `after`, as many as one message holds, and with them what is open of each.
@@ -74,6 +75,17 @@ impl Ledger {
             flows.values().filter(|flow| flow.at < before && flow.state == FLOW_ACCEPTED).collect();
         waiting.sort_by_key(|flow| flow.at);
         Ok(waiting.into_iter().take(FLOWS_AT_ONCE).map(flow::from_record).collect())
+    }
+
+    /// Connects that were abandoned and not yet told of, as many as one message holds. They are told once.
+    pub(super) fn abandoned(&mut self) -> Vec<Flow> {
+        let mut abandoned = Vec::new();
+        while abandoned.len() < FLOWS_AT_ONCE
+            && let Some(item) = self.abandoned.next()
+        {
+            abandoned.extend(sys::record(&item).map(|record| flow::from_record(&record)));
+        }
+        abandoned
     }
 
     /// All that are open. Where one goes while the map is read, the kernel begins anew: hence no iterator, and a bound.

@@ -11,9 +11,9 @@ use std::{
 };
 
 use agent_common::{
-    COUNTERS, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow, ListenerPort, MAX_ALLOWED,
-    MAX_CGROUPS, MAX_DESTINATIONS, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark,
-    Membership, ProcessEntry, Settings, TupleKey,
+    ABANDONED_BYTES, COUNTERS, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow, ListenerPort,
+    MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN, MAX_PROCESSES, MAX_TUPLES,
+    MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
 use aya::{
     Ebpf,
@@ -99,7 +99,7 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 }
 
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
-pub(super) const MAPS: [Layout; 16] = [
+pub(super) const MAPS: [Layout; 17] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
     layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<ListenerPort>(), MAX_NAMESPACES),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
@@ -125,6 +125,7 @@ pub(super) const MAPS: [Layout; 16] = [
     layout("TUPLES", MapType::Hash, size_of::<TupleKey>(), size_of::<FlowRecord>(), MAX_TUPLES),
     layout("OPEN", MapType::Hash, size_of::<FlowKey>(), size_of::<FlowRecord>(), MAX_OPEN),
     layout("LEDGER", MapType::Hash, size_of::<LedgerKey>(), size_of::<LedgerRow>(), MAX_LEDGER),
+    layout("ABANDONED", MapType::RingBuf, 0, 0, ABANDONED_BYTES),
     layout("FLOWS", MapType::SkStorage, size_of::<i32>(), size_of::<FlowRecord>(), 0),
     layout("PUBLISHED", MapType::SkStorage, size_of::<i32>(), size_of::<TupleKey>(), 0),
     layout("MARKS", MapType::SkStorage, size_of::<i32>(), size_of::<Mark>(), 0),

@@ -283,7 +283,8 @@ impl Session<'_> {
                 let after = after.map(|(target, uid)| LedgerKey { target, uid });
                 send(or_refused(capture.coverage(after), Answer::Coverage), &[])
             }
-            Call::Waiting { before } => send(or_refused(capture.waiting(before), Answer::Waiting), &[]),
+            Call::Waiting { before } => send(or_refused(capture.waiting(before), Answer::Flows), &[]),
+            Call::Abandoned => send(Answer::Flows(capture.abandoned()), &[]),
             Call::Settle { flows } => send(done(capture.settle(&flows).map_err(|error| error.to_string())), &[]),
             Call::SelfTest => {
                 let shared = self.shared;

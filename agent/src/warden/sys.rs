@@ -40,6 +40,15 @@ unsafe impl aya::Pod for Plain<FlowKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<LedgerKey> {}
 
+/// The shared record that these bytes begin with; `None`: there are too few.
+pub(super) fn record<T>(bytes: &[u8]) -> Option<T>
+where
+    Plain<T>: aya::Pod,
+{
+    // SAFETY: there are enough bytes, which need not be aligned, and any of them are a value.
+    (bytes.len() >= mem::size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
 /// An attach type of cgroup programs, as `enum bpf_attach_type` numbers them.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

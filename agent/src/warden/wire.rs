@@ -80,6 +80,8 @@ pub(super) enum Call {
         /// The time.
         before: u64,
     },
+    /// Which connects were abandoned, since this was last asked? As many as an answer holds.
+    Abandoned,
     /// The records of these connects are durable.
     Settle {
         /// The connects.
@@ -137,8 +139,8 @@ pub(super) enum Answer {
     SelfTest(Vec<Attempt>),
     /// To `Coverage`.
     Coverage(Vec<CoverageRow>),
-    /// To `Waiting`.
-    Waiting(Vec<Flow>),
+    /// To `Waiting` and `Abandoned`.
+    Flows(Vec<Flow>),
     /// To anything that will not be done.
     Refused(String),
 }

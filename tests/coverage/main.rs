@@ -3,8 +3,6 @@
 //! What the agent cannot know by itself is brought about from outside: connects that it lost are made while the proxy stands
 //! still, and connects that nobody can account for by taking them off the kernel's map.
 
-mod bpf;
-
 use std::{
     cell::RefCell,
     io::Write as _,
@@ -15,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use agent_tests::{Agent, Auth, Cmd, Outcome, Postgres, Python, Target, full, suite, suite::root_main, wait_until};
+use agent_tests::{
+    Agent, Auth, Cmd, Outcome, Postgres, Python, Target, bpf, full, suite, suite::root_main, wait_until,
+};
 use nix::{
     sys::{
         signal::{Signal, kill},

@@ -11,8 +11,9 @@ use std::{
     path::Path,
 };
 
-use agent_tests::Outcome;
 use nix::libc;
+
+use crate::Outcome;
 
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
@@ -40,7 +41,10 @@ struct Pinned {
     file_flags: u32,
 }
 
-/// Removes everything from a map with keys of sixteen bytes. Returns how many entries it had.
+/// Removes everything from a pinned map with keys of sixteen bytes. Returns how many entries it had.
+///
+/// # Errors
+/// It cannot be opened or changed.
 pub fn remove_all(path: &Path) -> Outcome<usize> {
     let map = open(path)?;
     let mut removed = 0;
@@ -60,7 +64,10 @@ pub fn remove_all(path: &Path) -> Outcome<usize> {
     }
 }
 
-/// Sets a number of an array.
+/// Sets a number of a pinned array.
+///
+/// # Errors
+/// It cannot be opened or changed.
 pub fn set(path: &Path, index: u32, number: u64) -> Outcome {
     let map = open(path)?;
     let mut changed = element(&map);
@@ -69,7 +76,22 @@ pub fn set(path: &Path, index: u32, number: u64) -> Outcome {
     bpf(BPF_MAP_UPDATE_ELEM, &mut changed).map(drop).map_err(|error| error.to_string())
 }
 
+/// Bytes of memory that the kernel accounts a pinned map for.
+///
+/// # Errors
+/// It cannot be opened, or the kernel does not say.
+pub fn memory(path: &Path) -> Outcome<u64> {
+    let map = open(path)?;
+    let info = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
+    let text = std::fs::read_to_string(&info).map_err(|error| format!("{info}: {error}"))?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+    bytes.ok_or_else(|| format!("{info} has no memlock: {text}"))
+}
+
 /// Cookie of a socket.
+///
+/// # Errors
+/// The kernel does not say.
 pub fn cookie(socket: &impl AsRawFd) -> Outcome<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
@@ -87,6 +109,9 @@ pub fn cookie(socket: &impl AsRawFd) -> Outcome<u64> {
 }
 
 /// Ends a socket's connection, so that it can connect again: `connect` with `AF_UNSPEC`.
+///
+/// # Errors
+/// The kernel refuses.
 pub fn disconnect(socket: &OwnedFd) -> Outcome {
     // SAFETY: all-zero is a valid address, of no family.
     let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };

@@ -17,6 +17,7 @@ use agent::{
     model::{Gone, Liveness as _},
     warden::Reason,
 };
+use agent_common::LAYOUT;
 use agent_tests::turn::Turn;
 
 use crate::{client::Client, host::Host};
@@ -449,13 +450,14 @@ fn refused_start(host: &mut Host) {
     assert!(host.failing_warden().contains("postern uninstall"));
     std::fs::remove_dir(&foreign).expect("removed");
     // A map in another one's place has another layout.
-    let (counters, settings) = (host.pins.join("v2/COUNTERS"), host.pins.join("v2/SETTINGS"));
-    std::fs::rename(&counters, host.pins.join("v2/kept")).expect("renamed");
+    let pinned = host.pins.join(format!("v{LAYOUT}"));
+    let (counters, settings) = (pinned.join("COUNTERS"), pinned.join("SETTINGS"));
+    std::fs::rename(&counters, pinned.join("kept")).expect("renamed");
     std::fs::rename(&settings, &counters).expect("renamed");
     let said = host.failing_warden();
     assert!(said.contains("COUNTERS has another layout"), "{said}");
     std::fs::rename(&counters, &settings).expect("renamed");
-    std::fs::rename(host.pins.join("v2/kept"), &counters).expect("renamed");
+    std::fs::rename(pinned.join("kept"), &counters).expect("renamed");
     host.start_warden();
     host.kill_warden();
 }
@@ -488,7 +490,7 @@ fn uninstall(host: &mut Host) {
     let removed = agent::warden::uninstall(&host.pins).expect("removed");
     // Before 6.10 two probes stand in for a tracepoint; each interface has a link, where the kernel has them.
     assert!(links >= 13, "{links}");
-    assert_eq!((removed.links, removed.maps), (links, 14));
+    assert_eq!((removed.links, removed.maps), (links, 17));
     assert!(!host.pins.exists());
     assert_eq!(agent::warden::uninstall(&host.pins).expect("nothing to do"), agent::warden::Removed::default());
     let server = TcpListener::bind(host.v4).expect("the target itself");

@@ -24,7 +24,7 @@ use super::Proxy;
 use crate::{
     control::{CoverageLine, CoverageReport},
     model::{Coverage, CoverageRow, Flow, FlowId, KernelSide},
-    recording::{Append, AppendError, Event, QueryError, Tallies},
+    recording::{Append, AppendError, Event, Log, QueryError, Tallies},
     warden::AskError,
 };
 
@@ -59,6 +59,9 @@ pub enum CoverageError {
     /// The log's side of it.
     #[error(transparent)]
     Log(#[from] QueryError),
+    /// Another process has the log.
+    #[error("the log is being handed over to another process")]
+    Elsewhere,
     /// A record of it.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -78,6 +81,9 @@ pub struct Ledger {
     /// Connects with the sequence of their record, which may not be durable yet.
     recorded: Mutex<Vec<(FlowId, u64)>>,
     news: Notify,
+    /// While processes before this one may deal with connects from before this boot time: connects that they lose are looked for
+    /// when they are gone.
+    before: Mutex<Option<u64>>,
     /// Rows as recorded last, and what was wrong with them.
     last: Mutex<Last>,
 }
@@ -93,6 +99,11 @@ impl Ledger {
     pub(super) fn take(self: &Arc<Self>, flow: &Flow) -> InHand {
         lock(&self.in_hand).insert(flow.id());
         InHand { ledger: Arc::clone(self), flow: flow.id(), is_recorded: AtomicBool::new(false) }
+    }
+
+    /// Processes before this one deal with connects from before this boot time (nanoseconds).
+    pub(super) fn wait_for_predecessors(&self, before: u64) {
+        *lock(&self.before) = Some(before);
     }
 
     /// What keeps the agent from enforcing.
@@ -149,33 +160,51 @@ impl Append for Accounted {
 }
 
 impl Proxy {
-    /// Records what the kernel side is, and names the connects that an earlier proxy took and did not record. Before anything
-    /// is accepted: `before` is the boot time, in nanoseconds, at which nothing had been yet.
-    pub(super) async fn take_stock(
-        self: &Arc<Self>,
-        kernel_side: KernelSide,
-        before: u64,
-    ) -> Result<(), CoverageError> {
+    /// Records what the kernel side is.
+    pub(super) fn take_stock(&self, kernel_side: KernelSide) -> Result<(), CoverageError> {
         self.log.append(&Event::KernelSide { epoch: self.epoch.clone(), kernel_side })?;
+        Ok(())
+    }
+
+    /// Names the connects from before a boot time (nanoseconds) that processes before this one took and did not record. They must
+    /// be gone.
+    pub(super) async fn name_lost(self: &Arc<Self>, before: u64) -> Result<(), CoverageError> {
         loop {
-            let flows = self.warden.waiting(before).await?;
+            let mut flows = self.warden.waiting(before).await?;
+            flows.retain(|flow| !lock(&self.ledger.in_hand).contains(&flow.id()));
             let Some(oldest) = flows.iter().map(|flow| flow.at).min() else { return Ok(()) };
             let since = time_of(oldest)?.saturating_sub(SLACK).unwrap_or(Timestamp::MIN);
             let ids: Vec<FlowId> = flows.iter().map(Flow::id).collect();
-            let proxy = Arc::clone(self);
             let asked = ids.clone();
-            let found = tokio::task::spawn_blocking(move || proxy.log.recorded(&asked, since)).await??;
+            let found = self.of_the_log(move |log| log.recorded(&asked, since)).await?;
             let lost: Vec<Flow> = flows.into_iter().filter(|flow| !found.contains(&flow.id())).collect();
             if !lost.is_empty() {
                 tracing::warn!(
                     count = lost.len(),
                     "connects were lost when the agent ended; they are named in the log"
                 );
-                let proxy = Arc::clone(self);
-                let event = Event::LostAtRestart { flows: lost };
-                tokio::task::spawn_blocking(move || proxy.log.append_durable(&event)).await??;
+                let (event, log) = (Event::LostAtRestart { flows: lost }, self.log.strict());
+                tokio::task::spawn_blocking(move || log.append(&event)).await??;
             }
             self.warden.settle(&ids).await?;
+        }
+    }
+
+    /// Asks the log, which blocks.
+    async fn of_the_log<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Log) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, CoverageError> {
+        let log = self.log.log().ok_or(CoverageError::Elsewhere)?;
+        Ok(tokio::task::spawn_blocking(move || ask(&log)).await??)
+    }
+
+    /// The ledger as this process leaves it.
+    pub(super) async fn last_reckoning(self: &Arc<Self>) -> Result<(), CoverageError> {
+        self.settle_recorded().await?;
+        match self.reconcile().await {
+            Ok(_) | Err(CoverageError::Elsewhere) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -195,8 +224,13 @@ impl Proxy {
     pub(super) async fn settle_recorded(&self) -> Result<(), AskError> {
         let recorded = std::mem::take(&mut *lock(&self.ledger.recorded));
         let Some(last) = recorded.iter().map(|(_, sequence)| *sequence).max() else { return Ok(()) };
-        while self.log.status().journal.durable < last {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        loop {
+            match self.log.durable() {
+                Some(durable) if durable >= last => break,
+                Some(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                // They stay open, and the next process finds out.
+                None => return Ok(()),
+            }
         }
         let flows: Vec<FlowId> = recorded.into_iter().map(|(flow, _)| flow).collect();
         self.warden.settle(&flows).await
@@ -208,7 +242,12 @@ impl Proxy {
         let mut watch = Watch::default();
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
+            if self.log.log().is_none() {
+                // Another process has taken this one's place, and watches.
+                continue;
+            }
             let looked = async {
+                self.look_for_lost().await?;
                 self.watch_clock(&mut watch)?;
                 self.watch_kernel_side(&mut watch).await?;
                 self.name_abandoned().await?;
@@ -222,6 +261,18 @@ impl Proxy {
                 tracing::warn!(%error, "the ledger is not reconciled");
             }
         }
+    }
+
+    /// Names what processes before this one have lost, once they are gone.
+    async fn look_for_lost(self: &Arc<Self>) -> Result<(), CoverageError> {
+        let before = *lock(&self.ledger.before);
+        if let Some(before) = before
+            && self.handover.predecessors().are_gone()
+        {
+            self.name_lost(before).await?;
+            *lock(&self.ledger.before) = None;
+        }
+        Ok(())
     }
 
     fn watch_clock(&self, watch: &mut Watch) -> Result<(), CoverageError> {
@@ -269,7 +320,10 @@ impl Proxy {
         let rows = self.ledger_rows().await?;
         let late = boot_nanoseconds()?.saturating_sub(u64::try_from(LATE.as_nanos()).unwrap_or(u64::MAX));
         let mut waiting = self.warden.waiting(late).await?;
-        waiting.retain(|flow| !lock(&self.ledger.in_hand).contains(&flow.id()));
+        let of_others = *lock(&self.ledger.before);
+        waiting.retain(|flow| {
+            of_others.is_none_or(|before| flow.at >= before) && !lock(&self.ledger.in_hand).contains(&flow.id())
+        });
         let wrong: Vec<CoverageRow> = rows.iter().filter(|row| row.counts.unexplained() != 0).copied().collect();
         let unexplained = wrong.iter().map(|row| row.counts.unexplained().unsigned_abs()).sum::<u64>();
         let unexplained = unexplained + waiting.len() as u64;
@@ -296,7 +350,7 @@ impl Proxy {
     async fn ledger_rows(self: &Arc<Self>) -> Result<Vec<CoverageRow>, CoverageError> {
         let mut before = self.warden.coverage().await?;
         for reading in 1.. {
-            let tallies = self.tallies().await?;
+            let tallies = self.of_the_log(Log::tallies).await?;
             let after = self.warden.coverage().await?;
             let joined = join(&after, &tallies);
             let steady = joined.iter().all(|row| match row.counts.unexplained() {
@@ -309,17 +363,12 @@ impl Proxy {
                 return Ok(joined);
             }
             if reading == READINGS {
-                return Ok(at_least(&before, join(&after, &self.tallies().await?)));
+                return Ok(at_least(&before, join(&after, &self.of_the_log(Log::tallies).await?)));
             }
             before = after;
             tokio::time::sleep(PAUSE).await;
         }
         Ok(before)
-    }
-
-    async fn tallies(self: &Arc<Self>) -> Result<Tallies, CoverageError> {
-        let proxy = Arc::clone(self);
-        Ok(tokio::task::spawn_blocking(move || proxy.log.tallies()).await??)
     }
 
     fn line(&self, row: CoverageRow) -> CoverageLine {

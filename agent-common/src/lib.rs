@@ -6,6 +6,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod ledger;
+
+pub use ledger::*;
+
 /// Version of the layout of pinned maps; part of the pin directory's name. A new agent never adopts another layout.
 pub const LAYOUT: u32 = 3;
 
@@ -73,61 +77,6 @@ impl FlowRecord {
         LedgerKey { target: self.ledger, uid: self.uid }
     }
 }
-
-/// What tells one redirected connect from all others: a socket can connect again, but not twice at once.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FlowKey {
-    /// See [`FlowRecord::cookie`].
-    pub cookie: u64,
-    /// See [`FlowRecord::at`].
-    pub at: u64,
-}
-
-/// A target in the coverage ledger: the same for as long as the target has its name, whatever its place in the configuration.
-pub type LedgerId = u32;
-
-/// A destination that an earlier agent protected, of which it is not known yet which target it belongs to.
-pub const LEDGER_UNRESOLVED: LedgerId = 0;
-
-/// Row of the coverage ledger: a target, and the user who connected.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LedgerKey {
-    /// The target.
-    pub target: LedgerId,
-    /// Real user id in the initial user namespace.
-    pub uid: u32,
-}
-
-/// The row of all that have no row, since there were [`MAX_LEDGER`] already.
-pub const LEDGER_OTHERS: LedgerKey = LedgerKey { target: u32::MAX, uid: u32::MAX };
-
-/// A row of the coverage ledger: how often the kernel side did what, by [`Column`].
-pub type LedgerRow = [u64; COLUMNS as usize];
-
-/// What the kernel side did with a connect to a target.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Column {
-    /// Redirected to the proxy. Each of these ends as a record of the log or in one of the next two columns.
-    Redirected = 0,
-    /// Redirected, and given up before the proxy's listener had taken it.
-    Abandoned = 1,
-    /// Redirected, and then its flow could not be handed over: the proxy resets it.
-    Lost = 2,
-    /// Refused because no marked listener was there.
-    NoListener = 3,
-    /// Refused because the process or the flow could not be noted.
-    NotRecorded = 4,
-    /// Refused: not TCP.
-    Udp = 5,
-    /// Let through to a target in observe mode because no listener was there.
-    ObservedDirect = 6,
-}
-
-/// Number of columns.
-pub const COLUMNS: u32 = 7;
 
 /// Key of the tuple map: the redirected connection as seen by its *active* side.
 #[repr(C)]
@@ -332,9 +281,6 @@ pub const UNSERVED_REFUSED: u32 = 1;
 /// Bytes of the ring buffer of [`Unserved`]: some thousand threads.
 pub const UNSERVED_BYTES: u32 = 64 * 1024;
 
-/// Bytes of the ring buffer of abandoned connects: some two thousand of them.
-pub const ABANDONED_BYTES: u32 = 256 * 1024;
-
 /// Cgroups in which programs were executed lately. It only spares the warden words that it has heard.
 pub const MAX_EXECUTED: u32 = 4_096;
 
@@ -353,10 +299,6 @@ pub const MAX_CGROUPS: u32 = 65_536;
 pub const MAX_ALLOWED: u32 = 1024;
 /// Redirected connections that wait for their handshake at once. Beyond it, connections are refused.
 pub const MAX_TUPLES: u32 = 65_536;
-/// Redirected connects at once whose record is not durable yet. Beyond it, connects are refused.
-pub const MAX_OPEN: u32 = 65_536;
-/// Rows of the coverage ledger. What does not fit counts as [`LEDGER_OTHERS`].
-pub const MAX_LEDGER: u32 = 8_192;
 
 /// What is known of a socket: the value of the mark map (socket storage). The agent's roles are written by the warden alone,
 /// and nothing takes their place.

@@ -17,7 +17,6 @@ use agent::{
     model::{Gone, Liveness as _},
     warden::Reason,
 };
-use agent_common::LAYOUT;
 use agent_tests::turn::Turn;
 
 use crate::{client::Client, host::Host};
@@ -450,7 +449,7 @@ fn refused_start(host: &mut Host) {
     assert!(host.failing_warden().contains("postern uninstall"));
     std::fs::remove_dir(&foreign).expect("removed");
     // A map in another one's place has another layout.
-    let pinned = host.pins.join(format!("v{LAYOUT}"));
+    let pinned = host.pins.join(format!("v{}", agent_common::LAYOUT));
     let (counters, settings) = (pinned.join("COUNTERS"), pinned.join("SETTINGS"));
     std::fs::rename(&counters, pinned.join("kept")).expect("renamed");
     std::fs::rename(&settings, &counters).expect("renamed");

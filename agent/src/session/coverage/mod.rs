@@ -3,8 +3,11 @@
 //! A redirected connect lies open in the kernel until its record is durable. *Invariant:* it is taken off only then, so that
 //! whatever ends this process leaves it to be found, and named, by the next one.
 
+mod clock;
+mod rows;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,17 +17,19 @@ use std::{
 
 use agent_common::{LEDGER_OTHERS, LEDGER_UNRESOLVED};
 use jiff::{SignedDuration, Timestamp};
-use nix::{
-    time::{ClockId, clock_gettime},
-    unistd::{Uid, User},
-};
+use nix::unistd::{Uid, User};
 use tokio::sync::Notify;
 
+pub(super) use self::clock::boot_nanoseconds;
+use self::{
+    clock::{booted, step, time_of},
+    rows::{at_least, is_same, join},
+};
 use super::Proxy;
 use crate::{
     control::{CoverageLine, CoverageReport},
-    model::{Coverage, CoverageRow, Flow, FlowId, KernelSide},
-    recording::{Append, AppendError, Event, Log, QueryError, Tallies},
+    model::{CoverageRow, Flow, FlowId, KernelSide},
+    recording::{Append, AppendError, Event, Log, QueryError},
     warden::AskError,
 };
 
@@ -43,9 +48,6 @@ const PAUSE: Duration = Duration::from_millis(60);
 
 /// Records of abandoned connects in one look.
 const ABANDONED_AT_ONCE: usize = 16;
-
-/// How far the host's clock may be off from one look to the next before it was set rather than slewed.
-const STEP: SignedDuration = SignedDuration::from_millis(250);
 
 /// How long before a connect its record may seem to have been written, if clocks were set.
 const SLACK: SignedDuration = SignedDuration::from_mins(10);
@@ -394,127 +396,7 @@ struct Watch {
     missing: Vec<String>,
 }
 
-/// The kernel's rows with what the log says of each. What the log says of a target and user that has no row of its own in the
-/// kernel belongs to the row of the others.
-fn join(kernel: &[CoverageRow], tallies: &Tallies) -> Vec<CoverageRow> {
-    let mut rows: BTreeMap<(u32, u32), Coverage> =
-        kernel.iter().map(|row| ((row.target, row.uid), row.counts)).collect();
-    for (key, tally) in &tallies.rows {
-        let key = if rows.contains_key(key) { *key } else { (LEDGER_OTHERS.target, LEDGER_OTHERS.uid) };
-        let row = rows.entry(key).or_default();
-        row.proxied += tally.proxied;
-        row.denied += tally.denied;
-        row.lost_at_restart += tally.lost;
-    }
-    let rows = rows.into_iter().filter(|(_, counts)| *counts != Coverage::default());
-    rows.map(|((target, uid), counts)| CoverageRow { target, uid, counts }).collect()
-}
-
-fn find(rows: &[CoverageRow], target: u32, uid: u32) -> Option<&CoverageRow> {
-    rows.iter().find(|row| (row.target, row.uid) == (target, uid))
-}
-
-fn is_same(row: &CoverageRow, before: &[CoverageRow], after: &[CoverageRow]) -> bool {
-    find(before, row.target, row.uid) == find(after, row.target, row.uid)
-}
-
-/// Of rows that changed while they were read: what was redirected before all else was read, less all that is told of now, is
-/// unexplained at least; and whatever came since is not.
-fn at_least(before: &[CoverageRow], mut rows: Vec<CoverageRow>) -> Vec<CoverageRow> {
-    for row in &mut rows {
-        let redirected = find(before, row.target, row.uid).map_or(0, |row| row.counts.redirected);
-        let since = row.counts.redirected.saturating_sub(redirected);
-        let beyond = row.counts.unexplained().clamp(0, since.cast_signed()).unsigned_abs();
-        row.counts.redirected -= beyond;
-        if row.counts.unexplained() < 0 {
-            // Recorded since, and still open when that was read.
-            row.counts.open = row.counts.open.saturating_sub(row.counts.unexplained().unsigned_abs());
-        }
-    }
-    rows
-}
-
-/// By how much the clock was set, if it was.
-fn step(before: SignedDuration, after: SignedDuration) -> Option<SignedDuration> {
-    let step = after.saturating_sub(before);
-    (step.abs() >= STEP).then_some(step)
-}
-
-/// When the host was booted, by its clock: the same until the clock is set.
-fn booted() -> Result<SignedDuration, nix::Error> {
-    let now = duration(ClockId::CLOCK_REALTIME)?;
-    Ok(now.saturating_sub(duration(ClockId::CLOCK_BOOTTIME)?))
-}
-
-/// Boot time, in nanoseconds.
-pub(super) fn boot_nanoseconds() -> Result<u64, nix::Error> {
-    Ok(u64::try_from(duration(ClockId::CLOCK_BOOTTIME)?.as_nanos()).unwrap_or(0))
-}
-
-/// The time at a boot time.
-fn time_of(boot: u64) -> Result<Timestamp, nix::Error> {
-    let since = booted()?.saturating_add(SignedDuration::from_nanos(boot.cast_signed()));
-    Ok(Timestamp::from_duration(since).unwrap_or(Timestamp::MIN))
-}
-
-fn duration(clock: ClockId) -> Result<SignedDuration, nix::Error> {
-    let time = clock_gettime(clock)?;
-    Ok(SignedDuration::new(time.tv_sec(), i32::try_from(time.tv_nsec()).unwrap_or(0)))
-}
-
 /// What is behind these locks is whole between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::recording::Tally;
-
-    fn kernel(uid: u32, counts: Coverage) -> CoverageRow {
-        CoverageRow { target: 1, uid, counts }
-    }
-
-    fn tallies(rows: &[(u32, Tally)]) -> Tallies {
-        Tallies { epoch: None, rows: rows.iter().map(|(uid, tally)| ((1, *uid), *tally)).collect() }
-    }
-
-    #[test]
-    fn what_the_log_knows_of_nobody_in_the_kernel_counts_as_the_others() {
-        let others = CoverageRow {
-            target: LEDGER_OTHERS.target,
-            uid: LEDGER_OTHERS.uid,
-            counts: Coverage { redirected: 3, ..Coverage::default() },
-        };
-        let rows = [kernel(7, Coverage { redirected: 2, open: 1, ..Coverage::default() }), others];
-        let one = Tally { proxied: 1, ..Tally::default() };
-        let joined = join(&rows, &tallies(&[(7, one), (8, Tally { denied: 2, ..one })]));
-        assert_eq!(joined[0].counts.unexplained(), 0);
-        assert_eq!((joined[1].uid, joined[1].counts.proxied, joined[1].counts.denied), (LEDGER_OTHERS.uid, 1, 2));
-        assert_eq!(joined[1].counts.unexplained(), 0);
-    }
-
-    #[test]
-    fn a_row_that_changes_counts_as_what_it_is_at_least() {
-        let before = [kernel(7, Coverage { redirected: 10, ..Coverage::default() })];
-        let now = |redirected, open, proxied| Coverage { redirected, open, proxied, ..Coverage::default() };
-        let unexplained = |counts| at_least(&before, vec![kernel(7, counts)])[0].counts.unexplained();
-        // Four came since, of which two are told of already.
-        assert_eq!(unexplained(now(14, 0, 12)), 0);
-        // One of those before is told of by nobody, however many came since.
-        assert_eq!(unexplained(now(14, 0, 9)), 1);
-        // One is both open and recorded.
-        assert_eq!(unexplained(now(10, 1, 10)), 0);
-        // More records than connects, and none open.
-        assert_eq!(unexplained(now(10, 0, 12)), -2);
-    }
-
-    #[test]
-    fn a_clock_that_is_slewed_was_not_set() {
-        let at = SignedDuration::from_secs;
-        assert_eq!(step(at(100), at(100) + SignedDuration::from_millis(3)), None);
-        assert_eq!(step(at(100), at(98)), Some(at(-2)));
-        assert_eq!(step(at(100), at(3700)), Some(at(3600)));
-    }
 }

@@ -247,17 +247,31 @@ pub const fn in_scope(bits: u16, user: Membership, cgroup: Membership) -> bool {
     bits & scope::LISTED == 0 || user == MEMBER || (cgroups && matches!(cgroup, UNKNOWN | MEMBER))
 }
 
-/// Where the proxy listens in a network namespace: the value of the listener map, whose key is the namespace's cookie. The
-/// port on loopback, in host byte order; a port can be taken in one namespace and free in another.
-///
-/// The upper half is the port that it was before, at which a proxy that hands over may still accept what was on its way; or 0.
-/// One value, so that there is no moment in which neither holds.
-pub type ListenerPort = u32;
+/// Pairs of listeners in the host's own network namespace. One address and port takes some 28,000 connections, as many as there
+/// are ports to connect from; so many times more can be open with these.
+pub const LANES: usize = 4;
 
-/// A proxy listens at `port`, in place of what listened until now.
-#[must_use]
-pub const fn listener_moved(before: ListenerPort, port: u16) -> ListenerPort {
-    (before & 0xFFFF) << 16 | port as u32
+/// Ports of pairs of listeners, in host byte order; 0 where there is none. The first is at 127.0.0.1 and ::1, the second at
+/// 127.0.0.2 and ::1, and so on.
+pub type Ports = [u16; LANES];
+
+/// Where the proxy listens in a network namespace: the value of the listener map, whose key is the namespace's cookie. A port can
+/// be taken in one namespace and free in another. One value, so that there is no moment in which neither half holds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listeners {
+    /// Where it listens now: at the first at least.
+    pub now: Ports,
+    /// Where a proxy that hands over may still accept what was on its way.
+    pub before: Ports,
+}
+
+impl Listeners {
+    /// A proxy listens at these, in place of what listened until now.
+    #[must_use]
+    pub const fn moved(self, now: Ports) -> Self {
+        Self { now, before: self.now }
+    }
 }
 
 /// Network namespaces in which the agent listens, the host's own among them. Each costs the proxy two descriptors. Beyond it,
@@ -396,6 +410,7 @@ const _: () = {
     assert!(offset_of!(ProcessEntry, executor) == 16);
     assert!(size_of::<DestinationKey>() == 20);
     assert!(size_of::<Destination>() == 12);
+    assert!(size_of::<Listeners>() == 16);
     assert!(size_of::<Settings>() == 16);
     assert!(size_of::<Unserved>() == 8);
 };

@@ -25,8 +25,9 @@ use aya_log_ebpf::{debug, warn};
 
 use crate::{
     address::{self, Asked, Words},
+    ledger,
     maps::{FLOWS, MARKS, SETTINGS, count, stored},
-    ledger, namespaces, process, scope,
+    namespaces, process, scope,
 };
 
 /// Return value of a program that lets the call go on.
@@ -101,8 +102,11 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
         return Outcome::Refused { why: Counter::NotRecorded, observe: false };
     };
     let here = netns(ctx);
-    let (port, before) = namespaces::ports(here, settings);
-    if port != 0 && (asked.port == port || asked.port == before) && listening(ctx, &asked.address, asked.port) {
+    let listeners = namespaces::listeners(here, settings);
+    if let Some(listeners) = listeners
+        && namespaces::has_port(listeners, asked.port)
+        && listening(ctx, &asked.address, asked.port)
+    {
         return Outcome::Refused { why: Counter::DirectToListener, observe: false };
     }
     let Some(destination) = protected(ctx, here, asked, settings) else { return elsewhere(ctx, asked, settings) };
@@ -114,7 +118,10 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     if !unsafe { scope::concerns(settings, sk) } {
         return Outcome::Untouched;
     }
-    let proxy = asked.address.loopback();
+    // SAFETY: the helper takes the program's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let (lane, port) = listeners.map_or((0, 0), |listeners| namespaces::lane(listeners, cookie));
+    let proxy = asked.address.loopback(lane);
     if port == 0 || !listening(ctx, &proxy, port) {
         // It may listen there for the other family only, or not any more.
         namespaces::refused(here, settings);
@@ -137,7 +144,7 @@ fn datagram(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     };
     let here = netns(ctx);
     // A name is usually looked up before it is connected to: so the warden can be there in time.
-    namespaces::ports(here, settings);
+    namespaces::listeners(here, settings);
     match protected(ctx, here, asked, settings) {
         // SAFETY: the context's socket.
         Some(destination) if unsafe { scope::concerns(settings, address::socket(ctx)) } => {

@@ -6,7 +6,9 @@
 
 use core::ptr;
 
-use agent_common::{CANARY, Column, Counter, FLOW_ACCEPTED, FLOW_CONNECTING, FlowRecord, LEDGER_OTHERS, LedgerKey, LedgerRow};
+use agent_common::{
+    CANARY, Column, Counter, FLOW_ACCEPTED, FLOW_CONNECTING, FlowRecord, LEDGER_OTHERS, LedgerKey, LedgerRow,
+};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
 use crate::maps::{ABANDONED, LEDGER, OPEN, add_one, count};

@@ -6,9 +6,9 @@
 use core::{arch::asm, ffi::c_void, ptr};
 
 use agent_common::{
-    ABANDONED_BYTES, COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow,
-    ListenerPort, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_EXECUTED, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN,
-    MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey, UNSERVED_BYTES,
+    ABANDONED_BYTES, COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey,
+    LedgerRow, Listeners, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_EXECUTED, MAX_LEDGER, MAX_NAMESPACES,
+    MAX_OPEN, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey, UNSERVED_BYTES,
     Unserved,
 };
 use aya_ebpf::{
@@ -28,7 +28,7 @@ pub static COUNTERS: Array<u64, { COUNTER_COUNT as usize }> = Array::new();
 
 /// Where the proxy listens, by the cookie of the network namespace.
 #[btf_map]
-pub static LISTENERS: HashMap<u64, ListenerPort, { MAX_NAMESPACES as usize }> = HashMap::new();
+pub static LISTENERS: HashMap<u64, Listeners, { MAX_NAMESPACES as usize }> = HashMap::new();
 
 /// Word to the warden. Not pinned: it concerns the agent that runs, and no later one.
 #[btf_map]

@@ -13,8 +13,8 @@ use std::{
 };
 
 use agent_common::{
-    COUNTER_NAMES, Destination, FlowRecord, LAYOUT, LedgerKey, ListenerPort, MARK_EXISTING, MARK_LISTENER,
-    MARK_UPSTREAM, Mark, ProcessEntry, Settings, listener_moved, scope::EVERYWHERE,
+    COUNTER_NAMES, Destination, FlowRecord, LAYOUT, LedgerKey, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM, Mark,
+    Ports, ProcessEntry, Settings, scope::EVERYWHERE,
 };
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
@@ -65,7 +65,7 @@ pub(super) struct Capture {
 }
 
 /// Where the proxy listens, by the cookie of the network namespace.
-type Listeners = HashMap<MapData, u64, ListenerPort>;
+type Listeners = HashMap<MapData, u64, Plain<agent_common::Listeners>>;
 
 /// Where the programs say [`agent_common::Unserved`].
 pub(super) type Unserved = RingBuf<MapData>;
@@ -180,14 +180,14 @@ impl Capture {
     }
 
     /// Tells the programs where the proxy listens in a network namespace, in place of what listened there until now.
-    pub(super) fn listen_at(&self, netns: u64, port: u16) -> Result<(), MapError> {
+    pub(super) fn listen_at(&self, netns: u64, ports: Ports) -> Result<(), MapError> {
         let mut listeners = self.listeners();
-        let before = match listeners.get(&netns, 0) {
+        let Plain(before) = match listeners.get(&netns, 0) {
             Ok(before) => before,
-            Err(MapError::KeyNotFound) => 0,
+            Err(MapError::KeyNotFound) => Plain(agent_common::Listeners::default()),
             Err(error) => return Err(error),
         };
-        listeners.insert(netns, listener_moved(before, port), 0)
+        listeners.insert(netns, Plain(before.moved(ports)), 0)
     }
 
     /// Tells the programs that the proxy does not listen in a network namespace any more.

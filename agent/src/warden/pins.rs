@@ -11,7 +11,7 @@ use std::{
 };
 
 use agent_common::{
-    ABANDONED_BYTES, COUNTERS, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow, ListenerPort,
+    ABANDONED_BYTES, COUNTERS, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow, Listeners,
     MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN, MAX_PROCESSES, MAX_TUPLES,
     MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
 };
@@ -101,7 +101,7 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
 pub(super) const MAPS: [Layout; 17] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
-    layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<ListenerPort>(), MAX_NAMESPACES),
+    layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<Listeners>(), MAX_NAMESPACES),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
     layout(
         "PROTECTED4",

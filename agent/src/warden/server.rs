@@ -21,7 +21,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use agent_common::LedgerKey;
+use agent_common::{LANES, LedgerKey};
 use nix::sys::{
     socket::{
         AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, listen, setsockopt, shutdown,
@@ -36,7 +36,7 @@ use super::{
     capture::Capture,
     flow,
     host::AgentUser,
-    listen::Pair,
+    listen::Pairs,
     namespaces::Namespaces,
     process::Examiner,
     selftest, sys,
@@ -376,7 +376,7 @@ impl Session<'_> {
         if proxies.listening.as_ref().is_some_and(|listening| Arc::ptr_eq(listening, self.connection)) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this proxy has its listeners already"));
         }
-        let Pair { listeners, port, missing } = Pair::new()?;
+        let Pairs { listeners, ports, missing } = Pairs::new(LANES)?;
         if let Some(error) = missing {
             warn!(%error, "no listener on ::1; connections to protected IPv6 destinations are refused");
         }
@@ -384,8 +384,8 @@ impl Session<'_> {
             self.shared.capture.mark_listener(listener.as_fd()).map_err(io::Error::other)?;
         }
         // From here on connections wait for the proxy to accept them.
-        self.shared.capture.listen_at(self.shared.netns, port).map_err(io::Error::other)?;
-        info!(pid = self.pid, port, listeners = listeners.len(), "the proxy listens");
+        self.shared.capture.listen_at(self.shared.netns, ports).map_err(io::Error::other)?;
+        info!(pid = self.pid, ?ports, listeners = listeners.len(), "the proxy listens");
         proxies.before = proxies.listening.replace(Arc::clone(self.connection));
         proxies.serving = Some(self.pid);
         Ok(listeners)

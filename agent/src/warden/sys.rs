@@ -18,7 +18,9 @@ use tokio::io::unix::AsyncFd;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt};
 
-use agent_common::{Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, ProcessEntry, Settings};
+use agent_common::{
+    Destination, DestinationKey, FlowKey, FlowRecord, LANES, LedgerKey, Listeners, ProcessEntry, Settings,
+};
 
 /// A shared record as a value or key of a map.
 #[repr(transparent)]
@@ -39,6 +41,8 @@ unsafe impl aya::Pod for Plain<Settings> {}
 unsafe impl aya::Pod for Plain<FlowKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<LedgerKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Listeners> {}
 
 /// The shared record that these bytes begin with; `None`: there are too few.
 pub(super) fn record<T>(bytes: &[u8]) -> Option<T>
@@ -75,8 +79,8 @@ const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 const BPF_F_RDONLY: u32 = 1 << 3;
 const BPF_TCX_EGRESS: u32 = 47;
 
-/// Descriptors in one message: two listeners and the process map.
-const MAX_DESCRIPTORS: usize = 3;
+/// Descriptors in one message: the listeners of a network namespace.
+const MAX_DESCRIPTORS: usize = 2 * LANES;
 
 /// Programs of one attach type that [`effective_programs`] asks for. More than 64 cannot be attached to a cgroup.
 const MAX_PROGRAMS: usize = 64;

@@ -117,6 +117,7 @@ fn main() -> ExitCode {
                 restarts::never_direct()
             })
             .case("restart: sessions go on where they began, twice, and the log is one chain", handover::sessions_go_on)
+            .case("restart: Ctrl-C reaches a statement in a process before", handover::cancel_requests)
             .case("restart: of connects without pause none is refused and none is direct", handover::nobody_is_refused)
             .case("restart: the ports of both processes are closed to direct connects", handover::ports_are_closed)
             .case("restart: when their time is over, sessions end with 57P01", handover::drain_limit)

@@ -276,6 +276,10 @@ impl Host for Proxy {
         self.attempts.note(target, trouble);
     }
 
+    fn elsewhere(&self, request: protocol::Request) {
+        self.handover.predecessors().ask(&request);
+    }
+
     fn ending(&self) -> Boxed<'_, &'static str> {
         Box::pin(self.handover.ending())
     }

@@ -156,6 +156,7 @@ impl Proxy {
             }
             let going = self.going(&successor);
             if !*handover.accepting.borrow() && self.open.is_idle() && handover.predecessors.are_gone() {
+                successor.tell(&going);
                 tracing::info!("the last session has ended");
                 return Ok(());
             }

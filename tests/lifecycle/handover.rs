@@ -309,6 +309,27 @@ pub fn new_is_killed() -> Outcome {
     handing.end()
 }
 
+/// The warden is killed: nobody can say who connects, so that both processes end, and the host is closed.
+pub fn warden_is_killed() -> Outcome {
+    let mut handing = Handing::new("drain = 600")?;
+    let session = handing.session()?;
+    let (old, new) = handing.restart()?;
+    kill9(handing.agent.warden().ok_or("no warden")?)?;
+    ended(old)?;
+    ended(new)?;
+    let seen = session.last("SELECT 'on';")?;
+    expect(!seen.stdout.contains("on\n"), || seen.to_string())?;
+    let seen = handing.psql()?;
+    expect(seen.stderr.contains("Connection refused"), || seen.to_string())?;
+    handing.nobody_direct()?;
+    handing.agent.kill9();
+    handing.agent.start()?;
+    let seen = handing.psql()?;
+    expect(seen.stdout.trim() == "1", || seen.to_string())?;
+    handing.verified()?;
+    handing.end()
+}
+
 /// What cannot start does not take the place of what runs.
 pub fn wrong_policies() -> Outcome {
     let handing = Handing::new("drain = 600")?;

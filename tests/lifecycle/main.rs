@@ -123,6 +123,7 @@ fn main() -> ExitCode {
             .case("restart: when their time is over, sessions end with 57P01", handover::drain_limit)
             .case("restart: kill -9 of the old process loses its sessions and no more", handover::old_is_killed)
             .case("restart: kill -9 of the new process closes the host", handover::new_is_killed)
+            .case("restart: kill -9 of the warden ends both processes and closes the host", handover::warden_is_killed)
             .case("restart: what cannot start does not take the place of what runs", handover::wrong_policies)
             .case("restart: policies that are read again hold in the old process, too", handover::policies_reach_all)
             .case("restart: a stop ends both processes in order", handover::stop_while_draining)

@@ -168,8 +168,6 @@ pub enum Event {
         target: String,
         /// Who.
         principal: Arc<Principal>,
-        /// Why it was not passed on, if it was not.
-        error: Option<String>,
     },
     /// A session was admitted.
     SessionStarted(Box<SessionStart>),

@@ -7,6 +7,7 @@ use std::{fmt::Write as _, io, os::fd::AsFd as _};
 
 use aya::{
     Btf, Ebpf,
+    maps::HashMap,
     programs::{Program, ProgramError},
 };
 use serde::Serialize;
@@ -17,7 +18,7 @@ use super::{
     filters::Filters,
     interfaces::Way,
     pins::{Hook, PROGRAMS, Row},
-    sys,
+    sockets, sys,
 };
 
 /// Index of the loopback interface, in every network namespace.
@@ -72,6 +73,15 @@ pub(super) static TCX: Feature = Feature {
     lost_with_stand_in: "filters of the queueing discipline clsact stand in: who configures interfaces can remove them by \
                          accident, and an interface with the older discipline ingress has no place for them: `status` \
                          tells of both",
+    required: false,
+};
+
+/// The hook of security modules at which Unix sockets connect.
+pub(super) static CONNECT_UNIX: Feature = Feature {
+    name: "connect_unix",
+    since: "5.7, with `bpf` among its `lsm=`",
+    lost: "whoever the permissions let reaches the listed Unix sockets of targets: `status` says so",
+    lost_with_stand_in: "nothing stands in: a program at `connect` of Unix sockets knows the path only as it is spelt",
     required: false,
 };
 
@@ -146,6 +156,10 @@ pub(super) fn select(kernel: &mut Ebpf, types: &Btf) -> Result<Selection, Captur
         }
         let program = kernel.program_mut(row.name).ok_or(CaptureError::Missing(row.name))?;
         let outcome = load(program, row.hook, types);
+        let outcome = match row.hook {
+            Hook::Security(_) => outcome.and_then(|()| on_trial(kernel, row.name)),
+            _ => outcome,
+        };
         if let Err(error) = &outcome {
             debug!(program = row.name, %error, "the kernel does not take a program");
         }
@@ -261,6 +275,7 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
             taken.map_err(ProgramError::IOError)
         }
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, types),
+        (Program::Lsm(program), Hook::Security(name)) => program.load(name, types),
         (Program::KProbe(program), Hook::Probe(function)) => {
             program.load()?;
             let link = program.attach(function, 0)?;
@@ -268,6 +283,17 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
         }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+}
+
+/// Puts a loaded program for Unix sockets in force for a moment: a kernel that takes it need not ask it.
+fn on_trial(kernel: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
+    let Some(Program::Lsm(program)) = kernel.program_mut(name) else { return Err(ProgramError::UnexpectedProgramType) };
+    let link = program.attach()?;
+    let places = kernel.map_mut("SOCKETS").ok_or(ProgramError::UnexpectedProgramType)?;
+    let tried = sockets::trial(&mut HashMap::try_from(places)?).map_err(ProgramError::IOError);
+    let Some(Program::Lsm(program)) = kernel.program_mut(name) else { return Err(ProgramError::UnexpectedProgramType) };
+    program.detach(link)?;
+    tried
 }
 
 #[cfg(test)]

@@ -30,7 +30,9 @@ mod process;
 mod scope;
 mod selftest;
 mod server;
+mod sockets;
 mod sys;
+mod types;
 mod units;
 mod wire;
 
@@ -73,7 +75,8 @@ use crate::{
     model::{Flow, Gone},
 };
 
-/// How often entries of ended processes are looked for that the kernel side could not see the end of.
+/// How often entries of ended processes are looked for that the kernel side could not see the end of, and the places of listed
+/// sockets.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// Why the warden has ended, in order.
@@ -129,7 +132,11 @@ pub fn run(config: &Config, proxy: Option<Spawn>) -> Result<ExitReason, WardenEr
     let mut child = proxy.map(|spawn| Child::start(&config.path, user, spawn)).transpose()?;
     tell(NotifyState::Ready);
 
-    let outcome = watch(&signals, child.as_mut(), || examiner.sweep(&capture));
+    let outcome = watch(&signals, child.as_mut(), || {
+        examiner.sweep(&capture);
+        // Whoever asks for the status looks again, and is told.
+        capture.open_sockets();
+    });
     tell(NotifyState::Stopping);
     // The proxy first, while it can still ask; then its socket.
     if let Some(child) = child {

@@ -42,7 +42,7 @@ use super::{
 };
 use crate::{
     config::{Config, CredentialSource, Intercept},
-    model::{Flow, Process},
+    model::{Flow, Process, Surroundings},
 };
 
 /// Threads that answer. Reading a process takes some tenths of a millisecond; hashing a new program longer.
@@ -283,7 +283,10 @@ impl Session<'_> {
                 send(answer, &[])
             }
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
-            Call::Surroundings => send(Answer::Surroundings(Box::new(self.shared.namespaces.report())), &[]),
+            Call::Surroundings => {
+                let surroundings = Surroundings { sockets: capture.open_sockets(), ..self.shared.namespaces.report() };
+                send(Answer::Surroundings(Box::new(surroundings)), &[])
+            }
             Call::SelfTest => {
                 let shared = self.shared;
                 let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);

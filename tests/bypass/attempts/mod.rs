@@ -7,6 +7,7 @@ mod older;
 mod passed;
 mod raw;
 mod stream;
+mod unix;
 mod uring;
 
 use std::io;
@@ -21,6 +22,8 @@ pub enum Families {
     Both,
     V4,
     V6,
+    /// None: not of the Internet.
+    None,
 }
 
 /// Privileges with which an attempt begins.
@@ -78,7 +81,7 @@ impl Row {
     pub fn sixes(&self) -> &'static [bool] {
         match self.families {
             Families::Both => &[false, true],
-            Families::V4 => &[false],
+            Families::V4 | Families::None => &[false],
             Families::V6 => &[true],
         }
     }
@@ -86,5 +89,16 @@ impl Row {
 
 /// All attempts.
 pub fn all() -> Vec<Row> {
-    [stream::ROWS, uring::ROWS, datagram::ROWS, raw::ROWS, links::ROWS, passed::ROWS, names::ROWS, older::ROWS].concat()
+    [
+        stream::ROWS,
+        uring::ROWS,
+        datagram::ROWS,
+        raw::ROWS,
+        links::ROWS,
+        passed::ROWS,
+        names::ROWS,
+        older::ROWS,
+        unix::ROWS,
+    ]
+    .concat()
 }

@@ -25,6 +25,7 @@ use std::{
     thread,
 };
 
+use agent_tests::turn::Turn;
 use attempts::{Ending, Families, Row};
 use field::{Attempt, INSIDE, Stage, Start};
 use ground::{Ground, HOST, pick};
@@ -63,7 +64,11 @@ fn main() -> ExitCode {
 
 fn suite(words: &[&str]) -> ExitCode {
     let mut results = Results::default();
-    if let Err(error) = Matrix::new(words).and_then(|mut matrix| matrix.run(words, &mut results)) {
+    let run = |results: &mut Results| {
+        let _turn = Turn::take()?;
+        Matrix::new(words)?.run(words, results)
+    };
+    if let Err(error) = run(&mut results) {
         results.report("the suite", Err(error));
     }
     println!("{} passed, {} failed, 0 skipped", results.passed, results.failed);

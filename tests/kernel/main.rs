@@ -17,6 +17,7 @@ use agent::{
     model::{Gone, Liveness as _},
     warden::Reason,
 };
+use agent_tests::turn::Turn;
 
 use crate::{client::Client, host::Host};
 
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
 
 fn suite() -> ExitCode {
     assert!(nix::unistd::geteuid().is_root(), "the kernel side can only be tested as root");
+    let _turn = Turn::take().expect("a turn");
     let mut host = Host::new();
     let mut failed = 0;
     for (name, case) in CASES {

@@ -2,6 +2,7 @@
 //!
 //! The judge of "nobody got through" is the server's own log: direct logins use a user name of their own.
 
+mod restarts;
 mod services;
 
 use std::{process::ExitCode, time::Duration};
@@ -110,6 +111,9 @@ fn main() -> ExitCode {
                 expect(world.direct_logins() == before + 1, || "it was not a direct login".into())?;
                 let again = world.agent.borrow().postern(&["uninstall"])?;
                 expect(again.success(), || again.to_string())
+            })
+            .case("connects without pause across restarts: redirected or refused, and none is direct", || {
+                restarts::never_direct()
             })
             .case("as two services, each says when it is ready", || services::apart(&world.server))
             .case("the proxy's user may be a number that belongs to nobody", || services::numeric_user(&world.server))

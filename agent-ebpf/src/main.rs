@@ -1,8 +1,8 @@
 //! Postern's kernel side: connections to protected destinations are noted and led to the proxy, or refused.
 //!
 //! Attached at the root of the cgroup v2 hierarchy and pinned there, so that it outlives the agent. In the order of one
-//! connection: [`create`], [`connect`], then [`handover`]; beside them [`unix`] refuses a target's own sockets on this host, [`process`] keeps watch on exec and exit, and [`guard`] on
-//! packets that have come past all of them.
+//! connection: [`create`], [`connect`], then [`handover`]; beside them [`unix`] refuses a target's own sockets on this host,
+//! [`process`] keeps watch on exec and exit, and [`guard`] on packets that have come past all of them.
 //!
 //! *Invariant:* a connection to a protected destination reaches the proxy together with its flow, or does not happen.
 //! Whatever cannot be looked up, noted or recognised is refused.

@@ -34,7 +34,7 @@ use super::{
     interfaces::Interfaces,
     pins::{self, Loaded},
     scope::{self, Scope, ScopeError},
-    sockets::Sockets,
+    sockets::{CANARY_SOCKET, Sockets},
     sys::{self, Plain},
     types,
 };
@@ -132,7 +132,8 @@ impl Capture {
         }
         settings.set(0, Plain(closed), 0)?;
 
-        let Selection { programs, features } = features::select(&mut kernel, &types()?)?;
+        let Selection { programs, features } =
+            features::select(&mut kernel, &types()?, &config.agent.runtime_dir.join(CANARY_SOCKET))?;
         features::demand(&features)?;
         for found in features.iter().filter(|found| found.state != State::Present) {
             warn!(feature = found.name, lost = found.lost, "this kernel lacks something; `postern doctor` tells more");
@@ -327,7 +328,8 @@ fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
 pub(super) fn features() -> Result<Vec<Found>, CaptureError> {
     let offsets = Plain(offsets()?);
     let mut kernel = loader(&offsets).load(OBJECT).map_err(Box::new)?;
-    features::select(&mut kernel, &types()?).map(|selection| selection.features)
+    let socket = format!("/run/postern-doctor-{}", std::process::id());
+    features::select(&mut kernel, &types()?, socket.as_ref()).map(|selection| selection.features)
 }
 
 /// Where the programs read the kernel's own structures. Of a kernel without such fields they know nothing, and pass no trial.

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{capture::Capture, scope, sockets::Momentary};
+use super::{
+    capture::Capture,
+    scope,
+    sockets::{CANARY_SOCKET, Momentary},
+};
 use crate::{
     config::Intercept,
     selftest::{Attempt, Canary, Outcome, place},
@@ -26,11 +30,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ARRIVAL: Duration = Duration::from_millis(200);
 
 /// Tries every path as somebody in scope.
-pub(super) fn run(capture: &Capture, intercept: &Intercept, cgroup_root: &Path) -> Result<Vec<Attempt>, SelfTestError> {
+pub(super) fn run(
+    capture: &Capture,
+    intercept: &Intercept,
+    (cgroup_root, runtime_dir): (&Path, &Path),
+) -> Result<Vec<Attempt>, SelfTestError> {
     let v4 = Listener::bind(CANARY.into()).map_err(SelfTestError::Canary)?;
     // A host without IPv6 has no path by it.
     let v6 = Listener::bind(Ipv6Addr::LOCALHOST.into()).ok();
-    let socket = Momentary::bind("self-test").map_err(SelfTestError::Canary)?;
+    let socket = Momentary::bind(runtime_dir.join(CANARY_SOCKET)).map_err(SelfTestError::Canary)?;
     let cgroup = Cgroup::make(cgroup_root.join(scope::SELF_TEST)).map_err(SelfTestError::Cgroup)?;
     let uid = scope::somebody_in(intercept)?;
 

@@ -67,6 +67,7 @@ struct Shared {
     user: AgentUser,
     intercept: Intercept,
     cgroup_root: PathBuf,
+    runtime_dir: PathBuf,
     /// Held by the one self-test at a time.
     testing: Mutex<()>,
     stopping: AtomicBool,
@@ -103,6 +104,7 @@ impl Server {
             user,
             intercept: config.intercept.clone(),
             cgroup_root: examiner.cgroup_root().to_owned(),
+            runtime_dir: config.agent.runtime_dir.clone(),
             testing: Mutex::new(()),
             examiner,
             stopping: AtomicBool::new(false),
@@ -290,7 +292,8 @@ impl Session<'_> {
             Call::SelfTest => {
                 let shared = self.shared;
                 let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);
-                let answer = match selftest::run(capture, &shared.intercept, &shared.cgroup_root) {
+                let answer = match selftest::run(capture, &shared.intercept, (&shared.cgroup_root, &shared.runtime_dir))
+                {
                     Ok(attempts) => Answer::SelfTest(attempts),
                     Err(error) => Answer::Refused(error.to_string()),
                 };

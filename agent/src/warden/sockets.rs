@@ -25,8 +25,8 @@ use tracing::warn;
 use super::{host::unescape, sys::Plain};
 use crate::{config::Target, model::Mode};
 
-/// Where sockets are made for a moment: whoever is in scope can get there.
-const MOMENTARY: &str = "/run";
+/// Name of the agent's own socket in its runtime directory.
+pub(super) const CANARY_SOCKET: &str = "canary.sock";
 
 /// The map; borrowed where it is tried.
 pub(super) type Places<T = MapData> = HashMap<T, Plain<SocketPlace>, Plain<Destination>>;
@@ -106,8 +106,8 @@ pub(super) struct Momentary {
 }
 
 impl Momentary {
-    pub(super) fn bind(name: &str) -> io::Result<Self> {
-        let path = Path::new(MOMENTARY).join(format!("postern-{name}-{}", std::process::id()));
+    /// In a directory that everybody can search; in place of one that was left behind.
+    pub(super) fn bind(path: PathBuf) -> io::Result<Self> {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -131,9 +131,10 @@ impl Drop for Momentary {
     }
 }
 
-/// Whether a program that is attached is asked by the kernel, and knows a listed socket: a connection to one is refused.
-pub(super) fn trial(map: &mut Places<&mut MapData>) -> io::Result<()> {
-    let socket = Momentary::bind("trial")?;
+/// Whether a program that is attached is asked by the kernel, and knows a listed socket: a connection to this
+/// one, made for it, is refused.
+pub(super) fn trial(map: &mut Places<&mut MapData>, socket: &Path) -> io::Result<()> {
+    let socket = Momentary::bind(socket.into())?;
     let place = place(socket.path())?;
     let destination = Destination { target: CANARY, flags: DESTINATION_TRIAL };
     map.insert(Plain(place), Plain(destination), 0).map_err(io::Error::other)?;

@@ -111,10 +111,7 @@ struct Cell {
 
 impl Cell {
     fn name(&self) -> String {
-        match self.row.families {
-            Families::None => self.row.name.into(),
-            _ => format!("{} (IPv{})", self.row.name, if self.six { 6 } else { 4 }),
-        }
+        self.row.shown(self.six)
     }
 
     /// How it ends by the manual's table.

@@ -150,8 +150,10 @@ fn detach(agent: &Agent, link: &str) -> Outcome {
 /// where the kernel does not.
 fn unix() -> Outcome {
     let directory = agent_tests::TempDir::new().map_err(|error| error.to_string())?;
-    let path = directory.path().join("socket");
-    let listener = UnixListener::bind(&path).map_err(|error| error.to_string())?;
+    let failed = |error: std::io::Error| error.to_string();
+    let path = directory.path().join("server/socket");
+    let serve = || fs::create_dir(directory.path().join("server")).and_then(|()| UnixListener::bind(&path));
+    let listener = serve().map_err(failed)?;
     let mut agent = Agent::builder()
         .target(
             Target::postgres("db", ["192.0.2.77:5432"]).credential("app", None).line(format!("sockets = [{path:?}]")),
@@ -168,20 +170,27 @@ fn unix() -> Outcome {
     let status = agent.postern(&["status"])?;
     if status.success() {
         expect(outcome(&attempts(&agent)?).as_deref() == Some("refused"), || "not tried".into())?;
-        let refused = UnixStream::connect(&path).map_err(|error| error.raw_os_error());
-        expect(refused.as_ref().is_err_and(|code| *code == Some(libc::EPERM)), || format!("{refused:?}"))?;
+        let refused = || {
+            let refused = UnixStream::connect(&path).map_err(|error| error.raw_os_error());
+            expect(refused.as_ref().is_err_and(|code| *code == Some(libc::EPERM)), || format!("{refused:?}"))
+        };
+        refused()?;
+        // The server starts again: nobody has to find the new file first.
+        drop(listener);
+        fs::remove_dir_all(directory.path().join("server")).map_err(failed)?;
+        let _listener = serve().map_err(failed)?;
+        refused()?;
         let counted = agent.json(&["status"])?["counters"]["refused_unix"].as_u64();
         expect(counted.is_some_and(|count| count > 0), || format!("{counted:?}"))?;
         detach(&agent, "connect_unix")?;
         expect(outcome(&attempts(&agent)?).as_deref() == Some("reached"), || "still closed".into())?;
+        UnixStream::connect(&path).map(drop).map_err(|error| format!("the control: {error}"))
     } else {
         let said = format!("db: unix: {}", path.display());
         expect(status.stdout.contains(&said), || status.to_string())?;
         expect(outcome(&attempts(&agent)?).is_none(), || "tried".into())?;
+        UnixStream::connect(&path).map(drop).map_err(|error| format!("the control: {error}"))
     }
-    UnixStream::connect(&path).map_err(|error| format!("the control: {error}"))?;
-    drop(listener);
-    Ok(())
 }
 
 fn required() -> Outcome {

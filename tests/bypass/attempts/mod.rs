@@ -77,6 +77,14 @@ impl Row {
         self
     }
 
+    /// Its name with a family.
+    pub fn shown(&self, six: bool) -> String {
+        match self.families {
+            Families::None => self.name.into(),
+            _ => format!("{} (IPv{})", self.name, if six { 6 } else { 4 }),
+        }
+    }
+
     /// The families: whether it is IPv6.
     pub fn sixes(&self) -> &'static [bool] {
         match self.families {

@@ -270,7 +270,16 @@ pub struct Offsets {
 
 /// Where the proxy listens in a network namespace: the value of the listener map, whose key is the namespace's cookie. The
 /// port on loopback, in host byte order; a port can be taken in one namespace and free in another.
+///
+/// The upper half is the port that it was before, at which a proxy that hands over may still accept what was on its way; or 0.
+/// One value, so that there is no moment in which neither holds.
 pub type ListenerPort = u32;
+
+/// A proxy listens at `port`, in place of what listened until now.
+#[must_use]
+pub const fn listener_moved(before: ListenerPort, port: u16) -> ListenerPort {
+    (before & 0xFFFF) << 16 | port as u32
+}
 
 /// Network namespaces in which the agent listens, the host's own among them. Each costs the proxy two descriptors. Beyond it,
 /// connects to protected destinations are refused there.

@@ -96,8 +96,8 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
         return Outcome::Refused { why: Counter::NotRecorded, observe: false };
     };
     let here = netns(ctx);
-    let port = namespaces::port(here, settings);
-    if port != 0 && asked.port == port && listening(ctx, &asked.address, port) {
+    let (port, before) = namespaces::ports(here, settings);
+    if port != 0 && (asked.port == port || asked.port == before) && listening(ctx, &asked.address, asked.port) {
         return Outcome::Refused { why: Counter::DirectToListener, observe: false };
     }
     let Some(destination) = protected(ctx, here, asked, settings) else { return elsewhere(ctx, asked, settings) };
@@ -133,7 +133,7 @@ fn datagram(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     };
     let here = netns(ctx);
     // A name is usually looked up before it is connected to: so the warden can be there in time.
-    namespaces::port(here, settings);
+    namespaces::ports(here, settings);
     match protected(ctx, here, asked, settings) {
         // SAFETY: the context's socket.
         Some(destination) if unsafe { scope::concerns(settings, address::socket(ctx)) } => {

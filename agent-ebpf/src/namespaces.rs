@@ -8,14 +8,14 @@ use crate::{
     process,
 };
 
-/// Port of the proxy's listeners in a network namespace; 0 if it has none, of which the warden is told.
-pub fn port(netns: u64, settings: &Settings) -> u16 {
+/// Ports of the proxy's listeners in a network namespace, now and before; 0 if it has none, of which the warden is told.
+pub fn ports(netns: u64, settings: &Settings) -> (u16, u16) {
     // SAFETY: one load of four bytes. An entry that goes away meanwhile leaves a port at which nothing marked listens.
-    if let Some(port) = unsafe { LISTENERS.get(netns) } {
-        return *port as u16;
+    if let Some(ports) = unsafe { LISTENERS.get(netns) } {
+        return (*ports as u16, (*ports >> 16) as u16);
     }
     tell(netns, settings, 0);
-    0
+    (0, 0)
 }
 
 /// The current thread was refused for want of a listener.

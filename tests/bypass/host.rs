@@ -16,7 +16,7 @@ use agent::{
         Target, TlsMode, UpstreamTls,
     },
     model::{Flow, Mode},
-    warden::{self, Handed, Warden},
+    warden::{self, Warden},
 };
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 use serde::{Deserialize, Serialize};
@@ -141,8 +141,9 @@ impl Proxy {
             .enable_all()
             .build()
             .map_err(|error| error.to_string())?;
-        let (warden, Handed { listeners, .. }) =
+        let (warden, _handed) =
             runtime.block_on(async { Warden::connect(runtime_dir) }).map_err(|error| error.to_string())?;
+        let listeners = runtime.block_on(warden.listen()).map_err(|error| error.to_string())?.sockets;
         Ok(Self { warden, listeners, runtime })
     }
 
@@ -190,6 +191,7 @@ pub fn run_warden(directory: &str, pins: &str, scope: &str) -> ExitCode {
             user: "nobody".into(),
             group: None,
             name_grace: agent::config::NAME_GRACE,
+            drain: agent::config::DRAIN,
         },
         targets: vec![
             target("away", &ground::protected(), directory),

@@ -15,10 +15,11 @@ use std::{
 
 use agent::{
     config::{
-        Address, Agent, Config, Credential, CredentialSource, Durability, NAME_GRACE, Target, TlsMode, UpstreamTls,
+        Address, Agent, Config, Credential, CredentialSource, DRAIN, Durability, NAME_GRACE, Target, TlsMode,
+        UpstreamTls,
     },
     model::{Flow, Liveness as _, Mode, Process},
-    warden::{self, Handed, Liveness, Tidings, Unidentified, Warden},
+    warden::{self, Handed, Listeners, Liveness, Tidings, Unidentified, Warden},
 };
 pub use nix::sys::signal::Signal;
 use nix::sys::socket::{
@@ -230,14 +231,15 @@ impl Proxy {
     fn connect(runtime_dir: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let (warden, Handed { listeners, liveness, mut tidings }) =
-            runtime.block_on(async { Warden::connect(runtime_dir) }).expect("handed over");
+        let (warden, Handed { liveness, mut tidings }) =
+            runtime.block_on(async { Warden::connect(runtime_dir) }).expect("greeted");
+        let listeners = runtime.block_on(warden.listen()).expect("handed over").sockets;
         let elsewhere = Arc::default();
         let kept: Arc<Mutex<Vec<TcpListener>>> = Arc::clone(&elsewhere);
         runtime.spawn(async move {
             while let Some(news) = tidings.recv().await {
-                if let Tidings::Entered { listeners, .. } = news {
-                    kept.lock().expect("nobody panics with it").extend(listeners);
+                if let Tidings::Entered(Listeners { sockets, .. }) = news {
+                    kept.lock().expect("nobody panics with it").extend(sockets);
                 }
             }
         });
@@ -302,6 +304,7 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
             user: "nobody".into(),
             group: None,
             name_grace: NAME_GRACE,
+            drain: DRAIN,
         },
         targets: vec![
             target("enforced", vec![place(v4), place(local), place(elsewhere)], Mode::Enforce, directory),

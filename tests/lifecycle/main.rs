@@ -2,6 +2,7 @@
 //!
 //! The judge of "nobody got through" is the server's own log: direct logins use a user name of their own.
 
+mod handover;
 mod restarts;
 mod services;
 
@@ -115,6 +116,16 @@ fn main() -> ExitCode {
             .case("connects without pause across restarts: redirected or refused, and none is direct", || {
                 restarts::never_direct()
             })
+            .case("restart: sessions go on where they began, twice, and the log is one chain", handover::sessions_go_on)
+            .case("restart: of connects without pause none is refused and none is direct", handover::nobody_is_refused)
+            .case("restart: the ports of both processes are closed to direct connects", handover::ports_are_closed)
+            .case("restart: when their time is over, sessions end with 57P01", handover::drain_limit)
+            .case("restart: kill -9 of the old process loses its sessions and no more", handover::old_is_killed)
+            .case("restart: kill -9 of the new process closes the host", handover::new_is_killed)
+            .case("restart: what cannot start does not take the place of what runs", handover::wrong_policies)
+            .case("restart: policies that are read again hold in the old process, too", handover::policies_reach_all)
+            .case("restart: a stop ends both processes in order", handover::stop_while_draining)
+            .case("restart: the service manager is told of the new process", || services::restarted(&world.server))
             .case("as two services, each says when it is ready", || services::apart(&world.server))
             .case("the proxy's user may be a number that belongs to nobody", || services::numeric_user(&world.server))
             .case("policies that the proxy cannot read: refused before anything is redirected", || {

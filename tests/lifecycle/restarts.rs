@@ -7,12 +7,13 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use agent_tests::{Agent, Outcome, Target, free_port, full, wait_until};
+use agent_tests::{Agent, Cmd, Outcome, Running, Target, free_port, full, net::enter_own_namespace, wait_until};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{POLICY, expect};
@@ -21,7 +22,7 @@ use crate::{POLICY, expect};
 const RESTARTS: (usize, usize) = (10, 100);
 
 /// Connects of each loop that are waited for at every step.
-const SOME: u64 = 50;
+pub const SOME: u64 = 50;
 
 /// Asks a PostgreSQL server whether it speaks TLS. It answers with one letter; the agent does before it dials.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -73,9 +74,35 @@ pub struct Loop {
 
 impl Loop {
     pub fn start(address: SocketAddr) -> Self {
+        Self::after(address, || None)
+    }
+
+    /// The same in a network namespace of its own, with a process in it, once the agent listens there.
+    pub fn apart(address: SocketAddr) -> Outcome<Self> {
+        let (ready, is_ready) = mpsc::channel();
+        let this = Self::after(address, move || {
+            let inhabited = enter_own_namespace(&[]).and_then(|()| Cmd::new("sleep").arg("infinity").spawn());
+            let served = inhabited.and_then(|inhabitant| {
+                wait_until("the agent listens in a new network namespace", PATIENCE, || once(address) == "answered")?;
+                Ok(inhabitant)
+            });
+            let (inhabitant, result) = match served {
+                Ok(inhabitant) => (Some(inhabitant), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Somebody waits for it.
+            let _ = ready.send(result);
+            inhabitant
+        });
+        is_ready.recv().map_err(|error| error.to_string())??;
+        Ok(this)
+    }
+
+    fn after(address: SocketAddr, prepare: impl FnOnce() -> Option<Running> + Send + 'static) -> Self {
         let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&made));
         let thread = thread::spawn(move || {
+            let _inhabitant = prepare();
             let mut ends = Ends::new();
             while !stopped.load(Ordering::SeqCst) {
                 *ends.entry(once(address)).or_default() += 1;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use agent_tests::{Agent, Outcome, Postgres, Running, users};
+use agent_tests::{Agent, Outcome, Postgres, Running, has_ended, users, wait_until};
 use nix::sys::signal::Signal;
 
 use crate::{direct_logins, expect, prepare, psql};
@@ -77,6 +77,32 @@ pub fn apart(server: &Postgres) -> Outcome {
     expect(ended.success(), || ended.to_string())?;
     let ended = proxy.finish(PATIENCE)?;
     expect(ended.stderr.contains("the warden has ended"), || ended.to_string())?;
+    agent.command(["uninstall"]).ok().map(drop)
+}
+
+/// The proxy of two units is restarted, with a session open.
+pub fn restarted(server: &Postgres) -> Outcome {
+    let agent = prepare(server)?;
+    let manager = Manager::new(&agent)?;
+    let warden = start(&agent, "warden", &manager)?;
+    manager.hears("READY=1")?;
+    let proxy = start(&agent, "proxy", &manager)?;
+    manager.hears("READY=1")?;
+    let said = agent.json(&["restart"])?;
+    manager.hears(&format!("MAINPID={}", said["pid"]))?;
+    manager.hears("READY=1")?;
+    let seen = psql(server)?;
+    expect(seen.stdout.trim() == "1", || seen.to_string())?;
+    // It had no sessions.
+    wait_until("the old proxy has ended", PATIENCE, || has_ended(proxy.pid()))?;
+    let seen = psql(server)?;
+    expect(seen.stdout.trim() == "1", || seen.to_string())?;
+    warden.signal(Signal::SIGTERM);
+    manager.hears("STOPPING=1")?;
+    let ended = warden.finish(PATIENCE)?;
+    expect(ended.success(), || ended.to_string())?;
+    let pid = said["pid"].as_u64().and_then(|pid| pid.try_into().ok()).ok_or("no pid")?;
+    wait_until("the new proxy has ended too", PATIENCE, || has_ended(pid))?;
     agent.command(["uninstall"]).ok().map(drop)
 }
 

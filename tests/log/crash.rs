@@ -35,14 +35,14 @@ pub fn victim(dir: &Path) -> ExitCode {
         .map(|number| {
             let log = Arc::clone(&log);
             thread::spawn(move || {
-                let (session, strict) = (session_id(), log.strict());
+                let session = session_id();
                 if log.append(&started(&session, "svc-orders", 1001, "/usr/bin/psql", &[])).is_err() {
                     return;
                 }
                 for operation in 1.. {
                     let text = format!("SELECT {operation} -- {}", "x".repeat((operation % 97) as usize * 40));
                     let event = decided(&session, operation, &text, "permit", None);
-                    let appended = if number == 0 { strict.append(&event) } else { log.append(&event) };
+                    let appended = if number == 0 { log.append_durable(&event) } else { log.append(&event) };
                     let Ok(sequence) = appended else { return };
                     let line = format!("{session} {operation} {sequence}\n");
                     if std::io::stdout().lock().write_all(line.as_bytes()).is_err() {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use agent::{
-    control::{self, Access, Daemon, OpenSession, Peer, Policies, Status, TargetStatus, Trouble},
+    control::{self, Access, Daemon, Draining, OpenSession, Peer, Policies, Restarted, Status, TargetStatus, Trouble},
     masking::without_values,
     model::{Executable, Fate, Flow, Holder, Mode, Older, Principal, Process, Request, Resource, Silent, Surroundings},
     recording::{Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
@@ -57,7 +57,7 @@ impl Running {
         let access = Access::new(None).map_err(|error| said(&error))?;
         let listener = {
             let _in = runtime.enter();
-            control::bind(dir.path()).map_err(|error| said(&error))?
+            control::bind(dir.path(), false).map_err(|error| said(&error))?
         };
         runtime.spawn(control::serve(listener, access, Arc::new(Fixed(Arc::clone(&log)))));
         Ok(Self { dir, log, _runtime: runtime })
@@ -236,7 +236,7 @@ fn surroundings() -> Surroundings {
 struct Fixed(Arc<Log>);
 
 impl Daemon for Fixed {
-    fn status(&self) -> Status {
+    fn status(&self) -> Result<Status, String> {
         let mut status = Status {
             version: "0.1.0".into(),
             pid: 4711,
@@ -259,12 +259,13 @@ impl Daemon for Fixed {
             surroundings: surroundings(),
             policies: Policies { count: 4, epoch: 2 },
             log: self.0.status().into(),
+            draining: vec![Draining { pid: 4242, sessions: 2, until: Some(timestamp(EPOCH + 3_600_000_000_000)) }],
         };
         // What depends on the moment and on the store's layout is not part of the snapshots.
         status.log.synced = Some(timestamp(EPOCH));
         (status.log.durable, status.log.store_bytes, status.log.journal_bytes) =
             (status.log.records, 9_000_000, 12_345);
-        status
+        Ok(status)
     }
 
     fn self_test(&self) -> Result<Vec<agent::selftest::Attempt>, String> {
@@ -275,11 +276,15 @@ impl Daemon for Fixed {
         Ok(Policies { count: 4, epoch: 3 })
     }
 
+    fn restart(&self) -> Result<Restarted, String> {
+        Ok(Restarted { pid: 4712, before: 4711 })
+    }
+
     fn sessions_of(&self, _: Peer) -> Vec<OpenSession> {
         Vec::new()
     }
 
-    fn log(&self) -> &Arc<Log> {
-        &self.0
+    fn log(&self) -> Result<Arc<Log>, String> {
+        Ok(Arc::clone(&self.0))
     }
 }

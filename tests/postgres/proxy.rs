@@ -266,6 +266,10 @@ impl Host for Stand {
     }
 
     fn attempted(&self, _: &str, _: Option<&str>) {}
+
+    fn ending(&self) -> Boxed<'_, &'static str> {
+        Box::pin(std::future::pending())
+    }
 }
 
 fn principal(destination: SocketAddr) -> Principal {

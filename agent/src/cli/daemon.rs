@@ -1,5 +1,7 @@
 //! `postern run`, `postern warden`, `postern proxy`: the agent itself.
 
+use std::sync::Arc;
+
 use clap::Args;
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
@@ -14,6 +16,7 @@ use crate::{
     recording::{OpenError, RecoveryError},
     session::{
         daemon::{self, ProxyError},
+        handover::{Launch, Predecessor, TAKE_OVER},
         memory,
     },
     warden,
@@ -28,6 +31,16 @@ pub struct Options {
     /// End, instead of serving degraded, unless the self-test finds every path closed and all else is in order too.
     #[arg(long, value_enum, value_name = "STATE")]
     require: Option<State>,
+}
+
+/// Options of the proxy.
+#[derive(Debug, Args)]
+pub struct ProxyOptions {
+    #[command(flatten)]
+    options: Options,
+    /// Take the place of the proxy that starts this one, with which it is connected by its standard input.
+    #[arg(long, hide = true)]
+    take_over: bool,
 }
 
 /// A state that the agent must be in.
@@ -57,7 +70,21 @@ pub fn warden(global: &Global, options: &Options) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Why it ended.
-pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
+pub fn proxy(global: &Global, options: &ProxyOptions) -> Result<(), Failure> {
+    if !options.take_over {
+        return serve(global, &options.options, None);
+    }
+    let predecessor = Predecessor::of_this_process()
+        .map_err(|error| Failure::wrong(format!("{TAKE_OVER} is for a proxy to start another with: {error}")))?;
+    let predecessor = Arc::new(predecessor);
+    let outcome = serve(global, &options.options, Some(Arc::clone(&predecessor)));
+    if let Err(failure) = &outcome {
+        predecessor.fail(&failure.to_string());
+    }
+    outcome
+}
+
+fn serve(global: &Global, options: &Options, predecessor: Option<Arc<Predecessor>>) -> Result<(), Failure> {
     memory::limit();
     logging::start(options.log_format)?;
     // A warden that starts this process has signals blocked, which it inherits, and by which it is to be ended.
@@ -68,11 +95,14 @@ pub fn proxy(global: &Global, options: &Options) -> Result<(), Failure> {
     {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    // Before a new version can have been installed.
+    let program = std::env::current_exe().map_err(|error| Failure::wrong(format!("/proc/self/exe: {error}")))?;
+    let launch = Launch { program, arguments: std::env::args_os().skip(1).collect() };
     // The warden has looked at the files, some of which this process may not read.
     let config = load(global, Files::Skip)?;
     let runtime = Runtime::new().map_err(|error| Failure::wrong(format!("the proxy cannot start: {error}")))?;
     let state_dir = config.agent.state_dir.clone();
-    let outcome = runtime.block_on(daemon::run(config, options.require.is_some()));
+    let outcome = runtime.block_on(daemon::run(config, options.require.is_some(), launch, predecessor));
     // Not waiting for a name server that does not answer the C library.
     runtime.shutdown_background();
     outcome.map_err(|error| {

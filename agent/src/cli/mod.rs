@@ -19,6 +19,7 @@ mod man;
 mod output;
 mod places;
 mod policy;
+mod restart;
 mod selftest;
 mod sessions;
 mod status;
@@ -95,7 +96,7 @@ enum Command {
     Warden(daemon::Options),
     /// The half that speaks the protocols, as a service.
     #[command(after_help = "Usually started by systemd: postern-proxy.service. It needs a running warden.")]
-    Proxy(daemon::Options),
+    Proxy(daemon::ProxyOptions),
     #[command(flatten)]
     Ask(Ask),
 }
@@ -126,6 +127,17 @@ enum Ask {
                             Exit code 0: enforcing; 1: degraded, with the reasons; 3: the agent is not there, and \
                             protected targets are refused to everybody.")]
     Status,
+    /// Start the agent's proxy anew, from the program and the configuration as they are now, and refuse nobody meanwhile.
+    #[command(after_help = "Examples:\n  \
+                            postern check && postern restart   take a changed configuration, or an updated program\n  \
+                            postern status                     how many sessions are still where they began?\n\n\
+                            New connections go to the new process from one moment to the next. Sessions that are open go on \
+                            in the old one, under the settings with which they began but for the policies, until they end \
+                            or `drain` in [agent] is over. The warden stays as it is: a change of targets, of [intercept] \
+                            or of directories takes a start of both, which ends all sessions.\n\n\
+                            Exit code 0: the new process serves; 1: the old one goes on, with the reason; 3: the agent is \
+                            not there.")]
+    Restart,
     /// Try every path to the targets from a process in scope, and tell how each went.
     #[command(after_help = "Examples:\n  \
                             postern selftest\n  \
@@ -205,6 +217,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Ask::Check => check::run(&global, out),
         Ask::Doctor => doctor::run(&global, out),
         Ask::Status => status::run(&global, out),
+        Ask::Restart => restart::run(&global, out),
         Ask::Selftest => selftest::run(&global, out),
         Ask::Attempts(options) => selftest::attempt(&options, out),
         Ask::Sessions(command) => sessions::run(&global, &command, out),

@@ -8,7 +8,7 @@ use super::{
     output::{Colour, Out, bytes, clean, count, local},
 };
 use crate::{
-    control::{Reply, Request, Status, TargetStatus},
+    control::{Draining, Reply, Request, Status, TargetStatus},
     model::{Fate, Holder, Mode, Older, Silent, Surroundings},
 };
 
@@ -44,6 +44,11 @@ fn print(status: &Status, out: &mut Out) -> Result<(), Failure> {
         out.line(format!("          {}", out.paint(Colour::Warn, &note)))?;
     }
     out.line(format!("agent     {}, pid {}, since {}", status.version, status.pid, local(status.started)))?;
+    for Draining { pid, sessions, until } in &status.draining {
+        let until = until.map_or_else(String::new, |until| format!(", until {} at the latest", local(until)));
+        let sessions = count(*sessions, "session", "sessions");
+        out.line(format!("          before it: pid {pid}, which still has {sessions}{until}"))?;
+    }
     out.line(format!("policies  {}, epoch {}", status.policies.count, status.policies.epoch))?;
     let log = &status.log;
     let synced = log.synced.map_or_else(|| "never".into(), local);

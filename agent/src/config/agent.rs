@@ -2,13 +2,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{Agent, NAME_GRACE, files, section::Section};
+use super::{Agent, DRAIN, NAME_GRACE, files, section::Section};
 
 /// A Unix socket's path, with `/control.sock` behind the directory, has room for 107 bytes in the kernel's address.
 const MAX_RUNTIME_DIR: usize = 107 - "/control.sock".len();
 
 /// The longest `name_grace`: an address may have another owner after a day.
 const LONGEST_GRACE: u64 = 86_400;
+
+/// The longest `drain`: a week.
+const LONGEST_DRAIN: u64 = 7 * 86_400;
 
 /// Reads `[agent]`, which may be absent.
 pub(super) fn read(root: &Section<'_>) -> Agent {
@@ -20,6 +23,7 @@ pub(super) fn read(root: &Section<'_>) -> Agent {
         user: "postern".into(),
         group: None,
         name_grace: NAME_GRACE,
+        drain: DRAIN,
     };
     let Some(mut section) = root.section("agent") else {
         files::directory(root.report, "the directory of policies", &agent.policies, &root.span);
@@ -60,6 +64,9 @@ pub(super) fn read(root: &Section<'_>) -> Agent {
     agent.group = section.text("group").map(|group| group.value);
     if let Some(seconds) = section.seconds("name_grace", 1..=LONGEST_GRACE) {
         agent.name_grace = Duration::from_secs(seconds);
+    }
+    if let Some(seconds) = section.seconds("drain", 1..=LONGEST_DRAIN) {
+        agent.drain = Duration::from_secs(seconds);
     }
     section.close();
     agent

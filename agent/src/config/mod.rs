@@ -64,7 +64,12 @@ pub struct Agent {
     /// How long an address stays protected that a name no longer stands for, once no connection to it is open. Default
     /// [`NAME_GRACE`].
     pub name_grace: Duration,
+    /// How long sessions from before a restart may go on. Default [`DRAIN`].
+    pub drain: Duration,
 }
+
+/// The default of `drain`: most sessions of jobs and agents are over by then, and pools connect anew.
+pub const DRAIN: Duration = Duration::from_secs(3600);
 
 /// The default of `name_grace`: clients go on with an answer that they have long after it was one, and none of the usual ones
 /// for longer than some minutes.

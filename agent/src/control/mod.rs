@@ -48,6 +48,8 @@ pub enum Request {
     Selftest {},
     /// Read the policies again.
     Reload {},
+    /// Start the program anew, in the place of the process that runs and without refusing anybody.
+    Restart {},
     /// Which sessions are there?
     Sessions {
         /// Which of them.
@@ -76,6 +78,8 @@ pub enum Reply {
     Tested(Vec<Attempt>),
     /// To [`Request::Reload`].
     Reloaded(Policies),
+    /// To [`Request::Restart`].
+    Restarted(Restarted),
     /// To [`Request::Sessions`].
     Sessions(Page),
     /// To [`Request::Session`].
@@ -118,6 +122,29 @@ pub struct Status {
     pub policies: Policies,
     /// The log.
     pub log: LogReport,
+    /// Processes before this one that still have sessions, the oldest first.
+    #[serde(default)]
+    pub draining: Vec<Draining>,
+}
+
+/// A process that only keeps its sessions, since another has taken its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Its pid.
+    pub pid: u32,
+    /// How many sessions it has.
+    pub sessions: u64,
+    /// When it ends those that are still open; `None` until the process in its place serves.
+    pub until: Option<Timestamp>,
+}
+
+/// The agent was restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// Pid of the process that serves now.
+    pub pid: u32,
+    /// Pid of the one before it, which keeps its sessions.
+    pub before: u32,
 }
 
 /// How a target is.
@@ -207,7 +234,10 @@ pub struct OpenSession {
 /// The running agent, as the control socket needs it.
 pub trait Daemon: Send + Sync {
     /// How it is.
-    fn status(&self) -> Status;
+    ///
+    /// # Errors
+    /// It is being restarted.
+    fn status(&self) -> Result<Status, String>;
 
     /// Tries every path to the targets. Blocks for a second or so.
     ///
@@ -221,11 +251,20 @@ pub trait Daemon: Send + Sync {
     /// All faults, as text.
     fn reload(&self) -> Result<Policies, String>;
 
+    /// Has the program take this process's place as it is installed now. Blocks for some seconds.
+    ///
+    /// # Errors
+    /// It did not, and why.
+    fn restart(&self) -> Result<Restarted, String>;
+
     /// The open sessions of a process.
     fn sessions_of(&self, peer: Peer) -> Vec<OpenSession>;
 
     /// The log.
-    fn log(&self) -> &Arc<Log>;
+    ///
+    /// # Errors
+    /// It is being handed over, or was.
+    fn log(&self) -> Result<Arc<Log>, String>;
 }
 
 impl From<LogStatus> for LogReport {

@@ -18,6 +18,9 @@ use tokio::{
 use super::{Access, Daemon, MAX_REQUEST, Peer, Reply, Request, SOCKET};
 use crate::recording::{Found, Log, QueryError};
 
+/// Name of the socket while it is made. No longer than its own, which has to fit into the kernel's address.
+const NEW: &str = "control.new";
+
 /// Connections at once of those who may ask everything.
 const CONNECTIONS: usize = 64;
 /// Connections at once of everybody else, so that they cannot take the places of an operator.
@@ -50,21 +53,27 @@ pub enum ControlError {
     NoGroup(String),
 }
 
-/// Makes the socket in the runtime directory, in place of one that nobody serves any more. Needs a tokio runtime.
+/// Makes the socket in the runtime directory, in place of one that nobody serves any more, or with `take_over` of any. Needs a
+/// tokio runtime.
 ///
 /// # Errors
 /// It is in use, or cannot be made.
-pub fn bind(runtime_dir: &Path) -> Result<UnixListener, ControlError> {
+pub fn bind(runtime_dir: &Path, take_over: bool) -> Result<UnixListener, ControlError> {
     let path = runtime_dir.join(SOCKET);
-    let failed = |source| ControlError::Io { path: path.clone(), source };
-    match Probe::connect(&path) {
-        Ok(_) => return Err(ControlError::InUse(path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => fs::remove_file(&path).map_err(failed)?,
+    if !take_over && Probe::connect(&path).is_ok() {
+        return Err(ControlError::InUse(path));
     }
-    let listener = UnixListener::bind(&path).map_err(failed)?;
+    let failed = |source| ControlError::Io { path: path.clone(), source };
+    // Under another name first: whoever asks finds the one or the other.
+    let new = runtime_dir.join(NEW);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new).map_err(failed)?;
     // Everybody may ask for its own state; who may ask more is decided for each request.
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(failed)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o666)).map_err(failed)?;
+    fs::rename(&new, &path).map_err(failed)?;
     Ok(listener)
 }
 
@@ -150,7 +159,13 @@ impl Server {
                 send(writer, &Reply::Whoami(peer.whoami(daemon.sessions_of(peer)))).await?;
                 send(writer, &Reply::Done).await
             }
-            Request::Status {} => stream(writer, move |out| out.send(Reply::Status(Box::new(daemon.status())))).await,
+            Request::Status {} => {
+                stream(writer, move |out| match daemon.status() {
+                    Ok(status) => out.send(Reply::Status(Box::new(status))),
+                    Err(fault) => out.fail(fault, None),
+                })
+                .await
+            }
             Request::Selftest {} => {
                 stream(writer, move |out| match daemon.self_test() {
                     Ok(attempts) => out.send(Reply::Tested(attempts)),
@@ -168,22 +183,29 @@ impl Server {
                 })
                 .await
             }
+            Request::Restart {} => {
+                stream(writer, move |out| match daemon.restart() {
+                    Ok(restarted) => out.send(Reply::Restarted(restarted)),
+                    Err(fault) => out.fail(format!("the agent was not restarted: {fault}"), None),
+                })
+                .await
+            }
             Request::Sessions { filter } => {
-                stream(writer, move |out| match daemon.log().sessions(&filter) {
+                reading(writer, daemon, move |log, out| match log.sessions(&filter) {
                     Ok(page) => out.send(Reply::Sessions(page)),
                     Err(fault) => out.fail(fault.to_string(), None),
                 })
                 .await
             }
             Request::Session { id, records } => {
-                stream(writer, move |out| session(daemon.log(), &id, records, out)).await
+                reading(writer, daemon, move |log, out| session(log, &id, records, out)).await
             }
             Request::Verify {} => {
                 let Ok(_turn) = self.verifying.try_acquire() else {
                     return send(writer, &error("the log is being verified already", None)).await;
                 };
-                stream(writer, move |out| {
-                    let report = daemon.log().verify(&mut |done, total| {
+                reading(writer, daemon, move |log, out| {
+                    let report = log.verify(&mut |done, total| {
                         out.send(Reply::Progress(done, total));
                     });
                     match report {
@@ -249,6 +271,19 @@ fn try_session(log: &Log, id: &str, records: bool, out: &Out) -> Result<(), Quer
         page.into_iter().for_each(|record| out.send(Reply::Record(record)));
     }
     Ok(())
+}
+
+/// The same as [`stream`] for a job that reads the log, as long as this process has it.
+async fn reading(
+    writer: &mut OwnedWriteHalf,
+    daemon: Arc<dyn Daemon>,
+    job: impl FnOnce(&Log, &Out) + Send + 'static,
+) -> io::Result<()> {
+    stream(writer, move |out| match daemon.log() {
+        Ok(log) => job(&log, out),
+        Err(fault) => out.fail(fault, None),
+    })
+    .await
 }
 
 /// Runs a blocking job and passes its replies on. The answer ends with an error, or else with [`Reply::Done`].

@@ -16,8 +16,8 @@ use crate::recording::Options;
 struct Fake(Arc<Log>);
 
 impl Daemon for Fake {
-    fn status(&self) -> Status {
-        Status {
+    fn status(&self) -> Result<Status, String> {
+        Ok(Status {
             version: "1".into(),
             pid: 2,
             started: Timestamp::UNIX_EPOCH,
@@ -27,7 +27,8 @@ impl Daemon for Fake {
             surroundings: crate::model::Surroundings::default(),
             policies: Policies { count: 0, epoch: 0 },
             log: self.0.status().into(),
-        }
+            draining: vec![],
+        })
     }
 
     fn self_test(&self) -> Result<Vec<crate::selftest::Attempt>, String> {
@@ -42,8 +43,12 @@ impl Daemon for Fake {
         Vec::new()
     }
 
-    fn log(&self) -> &Arc<Log> {
-        &self.0
+    fn restart(&self) -> Result<Restarted, String> {
+        Err("a.cedar:1: not a policy".into())
+    }
+
+    fn log(&self) -> Result<Arc<Log>, String> {
+        Ok(Arc::clone(&self.0))
     }
 }
 
@@ -67,7 +72,7 @@ fn running(group: Option<&str>) -> Running {
     let access = Access::new(group).unwrap();
     let listener = {
         let _in = runtime.enter();
-        bind(dir.path()).unwrap()
+        bind(dir.path(), false).unwrap()
     };
     runtime.spawn(serve(listener, access, daemon));
     // Other users must reach the socket.
@@ -169,10 +174,10 @@ fn a_socket_that_is_served_is_not_taken_and_a_dead_one_is() {
     let path = running.dir.path().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _in = runtime.enter();
-    assert!(matches!(bind(&path), Err(ControlError::InUse(_))));
+    assert!(matches!(bind(&path, false), Err(ControlError::InUse(_))));
     let other = TempDir::new().unwrap();
-    drop(bind(other.path()).unwrap());
-    bind(other.path()).unwrap();
+    drop(bind(other.path(), false).unwrap());
+    bind(other.path(), false).unwrap();
 }
 
 #[test]

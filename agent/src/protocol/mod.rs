@@ -64,6 +64,9 @@ pub trait Host: Send + Sync {
     /// Notes, for the agent's state, that a session with a target began, or what of the target or of the settings for it kept
     /// it from beginning.
     fn attempted(&self, target: &str, trouble: Option<&str>);
+
+    /// Waits until sessions must end, and says why.
+    fn ending(&self) -> Boxed<'_, &'static str>;
 }
 
 /// The host could not do it.

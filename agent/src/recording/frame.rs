@@ -48,6 +48,8 @@ impl Kind {
             Event::NameFailed { .. } => 4,
             Event::NameRestored { .. } => 5,
             Event::OlderConnection { .. } => 6,
+            Event::LogHandedOver { .. } => 8,
+            Event::ProcessEnded { .. } => 9,
             Event::SessionStarted(_) => 16,
             Event::ConnectionRefused { .. } => 17,
             Event::Decided(_) => 18,

@@ -8,11 +8,12 @@
 //! ```
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -101,6 +102,17 @@ pub struct Log {
     /// Sequence of the record of this start.
     started: u64,
     lock: File,
+    /// Sessions of other processes, whose records come to this one.
+    pub(super) elsewhere: RwLock<Elsewhere>,
+}
+
+/// Sessions of processes that this log was taken over from.
+#[derive(Debug, Default)]
+pub(super) struct Elsewhere {
+    /// Those that go on.
+    pub open: BTreeSet<String>,
+    /// Those whose process ended without recording their end.
+    pub lost: BTreeSet<String>,
 }
 
 impl Log {
@@ -136,7 +148,8 @@ impl Log {
         ids::not_before(recovered.last_time.max(clock()));
         let mover = Mover::start(Arc::clone(&journal), recovered.store.clone(), recovered.stored)
             .map_err(failed(&state_dir))?;
-        Ok(Self { state_dir, journal, store: recovered.store, mover, started, lock })
+        let elsewhere = RwLock::default();
+        Ok(Self { state_dir, journal, store: recovered.store, mover, started, lock, elsewhere })
     }
 
     /// Appends a record and waits until it is on disk: for targets with strict durability.
@@ -147,10 +160,19 @@ impl Log {
         append(event, &|kind, body| self.journal.append_durable(kind, body))
     }
 
-    /// This log, with every append waiting until the record is on disk.
-    #[must_use]
-    pub fn strict(self: &Arc<Self>) -> Arc<dyn Append> {
-        Arc::new(Strict(Arc::clone(self)))
+    /// Appends a record as it is, and waits until it is on disk if it is to be durable.
+    pub(super) fn append_body(&self, kind: Kind, body: &[u8], durable: bool) -> Result<u64, AppendError> {
+        if durable { self.journal.append_durable(kind, body) } else { self.journal.append(kind, body) }
+    }
+
+    /// Says which sessions go on in processes that this log was taken over from.
+    pub fn go_on_elsewhere(&self, open: BTreeSet<String>) {
+        self.elsewhere.write().unwrap_or_else(PoisonError::into_inner).open = open;
+    }
+
+    /// Says of sessions that they have ended with their process, which could not record it.
+    pub fn were_lost(&self, lost: impl IntoIterator<Item = String>) {
+        self.elsewhere.write().unwrap_or_else(PoisonError::into_inner).lost.extend(lost);
     }
 
     /// How the log is.
@@ -192,8 +214,13 @@ impl Log {
     /// # Errors
     /// What did not work; nothing that was appended is lost by it, but the next start takes longer.
     pub fn close(&self) -> Result<(), AppendError> {
+        self.close_with(&Event::AgentStopped {})
+    }
+
+    /// The same, with what the last record is to be.
+    pub(super) fn close_with(&self, last: &Event) -> Result<(), AppendError> {
         // A log that cannot take this record says so when its journal is closed.
-        let stopped = append(&Event::AgentStopped {}, &|kind, body| self.journal.append(kind, body));
+        let stopped = append(last, &|kind, body| self.journal.append(kind, body));
         let head = self.journal.close()?;
         self.mover.close().map_err(AppendError)?;
         stopped?;
@@ -209,25 +236,16 @@ impl Append for Log {
     }
 }
 
-/// See [`Log::strict`].
-struct Strict(Arc<Log>);
-
-impl Append for Strict {
-    fn append(&self, event: &Event) -> Result<u64, AppendError> {
-        self.0.append_durable(event)
-    }
-}
-
 pub(super) const JOURNAL: &str = "journal";
 pub(super) const STORE: &str = "store";
 pub(super) const CLOSED: &str = "closed";
 const LOCK: &str = "lock";
 
 /// Appends a body to the journal, in one of its two ways.
-type WriteBody<'a> = &'a dyn Fn(Kind, &[u8]) -> Result<u64, AppendError>;
+pub(super) type WriteBody<'a> = &'a dyn Fn(Kind, &[u8]) -> Result<u64, AppendError>;
 
 /// Appends an event; an answer that is too long for one record goes into several.
-fn append(event: &Event, write: WriteBody<'_>) -> Result<u64, AppendError> {
+pub(super) fn append(event: &Event, write: WriteBody<'_>) -> Result<u64, AppendError> {
     append_split(event, write, SPLITS)
 }
 

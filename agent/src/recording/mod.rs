@@ -9,6 +9,7 @@ mod journal;
 mod log;
 mod mover;
 mod query;
+mod recorder;
 mod recovery;
 mod scan;
 mod segment;
@@ -27,11 +28,12 @@ use crate::{
 };
 
 pub use self::{
-    frame::{MAX_BODY, timestamp},
+    frame::{Kind, MAX_BODY, timestamp},
     ids::session_id,
     journal::{Clock, Condition, Head, SEGMENT_BYTES, SYNC_EVERY},
     log::{Log, LogStatus, OpenError, Options, in_use},
     query::{Filter, Found, Page, QueryError, Record, Verdicts},
+    recorder::{HandOverError, Keeper, Recorder},
     recovery::RecoveryError,
     scan::ScanError,
     store::StoreError,
@@ -52,6 +54,18 @@ pub enum Event {
     },
     /// The agent stopped in order.
     AgentStopped {},
+    /// The agent's process goes on with its open sessions, and hands the log over to the process that takes its place.
+    LogHandedOver {
+        /// Pid of that process, which records its start next.
+        to: u32,
+    },
+    /// A process that had handed the log over has ended.
+    ProcessEnded {
+        /// Its pid.
+        pid: u32,
+        /// Sessions that ended with it, and could not be recorded as ended.
+        lost: Vec<String>,
+    },
     /// A crash had left an unfinished record at the end of the journal; it was cut off.
     LogRepaired {
         /// Name of the segment.

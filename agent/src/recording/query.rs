@@ -1,5 +1,7 @@
 //! Questions about sessions, answered from the store.
 
+use std::sync::PoisonError;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -183,9 +185,11 @@ impl Log {
         Ok(Vec::new())
     }
 
-    /// A session that is open in the store, but not in this process, was lost.
+    /// A session that is open in the store, but in no process, was lost.
     fn with_state(&self, mut summary: Summary) -> Summary {
-        if summary.state == State::Open && summary.last < self.started() {
+        let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner);
+        let before = summary.last < self.started() && !elsewhere.open.contains(&summary.session);
+        if summary.state == State::Open && (before || elsewhere.lost.contains(&summary.session)) {
             summary.state = State::Lost;
         }
         summary

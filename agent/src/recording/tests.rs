@@ -355,11 +355,10 @@ fn concurrent_appenders_make_one_chain() {
             let log = Arc::clone(&log);
             thread::spawn(move || {
                 let session = format!("s{number}");
-                let strict = log.strict();
                 (1..=250)
                     .map(|operation| {
                         let event = decided(&session, operation);
-                        if operation % 50 == 0 { strict.append(&event) } else { log.append(&event) }.unwrap()
+                        if operation % 50 == 0 { log.append_durable(&event) } else { log.append(&event) }.unwrap()
                     })
                     .collect::<Vec<_>>()
             })

@@ -1,32 +1,39 @@
 //! The proxy process: its parts, wired; started, served, and ended in order.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use jiff::Timestamp;
 use tokio::{
-    net::TcpListener,
     runtime::Handle,
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinSet,
 };
 
-use super::{Proxy, attempts::Attempts, tested::Tested};
+use super::{
+    Proxy,
+    attempts::Attempts,
+    handover::{Handover, Launch, Predecessor, ending},
+    is,
+    tested::Tested,
+};
 use crate::{
     config::Config,
-    control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Status, TargetStatus},
+    control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Restarted, Status, TargetStatus},
     credential::MaskingKeys,
     model::{Subject, Surroundings},
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
-    recording::{Log, OpenError, Options},
+    recording::{Log, OpenError, Options, Recorder},
     selftest::Attempt,
-    target::Targets,
+    target::{Keeper, Targets},
     warden::{AskError, Handed, Warden},
 };
 
@@ -45,6 +52,9 @@ pub enum ProxyError {
     /// The privileged half has ended, so that nobody can tell who connects.
     #[error("the warden has ended")]
     WardenGone,
+    /// The process that records for this one has ended.
+    #[error("the process that took this one's place has ended; nothing can be recorded")]
+    SuccessorGone,
     /// The policies have faults.
     #[error(transparent)]
     Policies(#[from] LoadErrors),
@@ -62,21 +72,32 @@ pub enum ProxyError {
     Io(#[from] std::io::Error),
 }
 
-/// Runs the proxy until it is told to end or the warden does.
+/// Runs the proxy until it is told to end, the warden ends, or another has taken its place and it is not needed any more. With a
+/// predecessor it takes that one's place.
 ///
 /// # Errors
 /// [`ProxyError`]
-pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
+pub async fn run(
+    config: Config,
+    must_enforce: bool,
+    launch: Launch,
+    predecessor: Option<Arc<Predecessor>>,
+) -> Result<(), ProxyError> {
     let Config { agent, targets, roles, .. } = config;
     let policy = Arc::new(Reloadable::load(&agent.policies, protocol::FRAGMENTS)?);
     let authority = Authority::open(&agent.state_dir, &targets)?;
-    let log = Arc::new(Log::open(Options::new(&agent.state_dir))?);
-    let control = control::bind(&agent.runtime_dir)?;
+    let masking = MaskingKeys::open(&agent.state_dir)?;
     let access = Access::new(agent.group.as_deref())?;
     let mut ends = Ends::new()?;
+    let (warden, Handed { liveness, tidings }) = Warden::connect(&agent.runtime_dir)?;
 
-    let (warden, handed) = Warden::connect(&agent.runtime_dir)?;
-    let Handed { listeners, liveness, tidings } = handed;
+    // What could fail has not, so a predecessor may give up the log.
+    let handover = Handover::new(launch);
+    let log = open_log(Options::new(&agent.state_dir), predecessor.clone()).await?;
+    if let Some(predecessor) = &predecessor {
+        handover.predecessors().serve(Arc::clone(predecessor), Arc::clone(&log))?;
+    }
+    let control = control::bind(&agent.runtime_dir, predecessor.is_some())?;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
         targets: Targets::new(targets, &agent.state_dir, agent.name_grace),
@@ -85,18 +106,17 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
         liveness: Arc::new(liveness),
         log: Arc::clone(&log),
         authority,
-        masking: MaskingKeys::open(&agent.state_dir)?,
+        masking,
         open: Open::default(),
+        handover,
+        following: watch::Sender::new(true),
         attempts: Attempts::default(),
         tested: Tested::default(),
     });
     let mut tasks = JoinSet::new();
-    let (following, keeper) = (Arc::clone(&proxy), Arc::clone(&proxy));
-    tasks.spawn(async move { following.targets.follow(keeper).await });
-    for listener in listeners {
-        tasks.spawn(Arc::clone(&proxy).accept(TcpListener::from_std(listener)?));
-    }
-    tasks.spawn(Arc::clone(&proxy).follow(tidings));
+    tasks.spawn(Arc::clone(&proxy).follow_names());
+    let listeners = warden.listen().await?;
+    tasks.spawn(Arc::clone(&proxy).follow(listeners, tidings));
     tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
     let (refuse, refused) = oneshot::channel();
@@ -114,23 +134,59 @@ pub async fn run(config: Config, must_enforce: bool) -> Result<(), ProxyError> {
             return;
         }
         tracing::info!(targets = running.proxy.targets.all().len(), "serving");
+        if let Some(predecessor) = predecessor {
+            // Its thread cannot be but done or panicked, and then the predecessor ends.
+            let _ = tokio::task::spawn_blocking(move || predecessor.serving(agent.drain)).await;
+        }
         // Under systemd: ready. Elsewhere nobody listens.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         control::serve(control, access, running).await;
     });
 
     let ended = tokio::select! {
-        () = ends.next(&policy) => Ok(()),
+        () = ends.next(&proxy) => Ok(()),
         () = warden.gone() => Err(ProxyError::WardenGone),
         Ok(problems) = refused => Err(ProxyError::NotEnforcing(problems)),
+        drained = proxy.drained() => drained,
     };
-    // No new connections, no answers; the open sessions see their sockets close.
+    // No new connections, no answers; the open sessions end, and then those of processes before this one, whose records come here.
     tasks.shutdown().await;
+    proxy.handover.end_sessions(ending::STOPPED);
     proxy.open.drain(DRAIN).await;
+    let others = async {
+        while !proxy.handover.predecessors().are_gone() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, others).await.is_err() {
+        tracing::warn!("a process before this one did not end in time");
+    }
     if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await.unwrap_or(Ok(())) {
         tracing::error!(%error, "the log was not closed in order");
     }
     ended
+}
+
+async fn open_log(options: Options, predecessor: Option<Arc<Predecessor>>) -> Result<Arc<Recorder>, ProxyError> {
+    let opening = tokio::task::spawn_blocking(move || match predecessor {
+        Some(predecessor) => predecessor.take_log(options),
+        None => Recorder::open(options),
+    });
+    Ok(Arc::new(opening.await.map_err(std::io::Error::other)??))
+}
+
+impl Proxy {
+    /// Follows the names, while this process does and not the one in its place.
+    async fn follow_names(self: Arc<Self>) {
+        let mut following = self.following.subscribe();
+        loop {
+            is(&mut following, true).await;
+            tokio::select! {
+                () = self.targets.follow(Arc::clone(&self) as Arc<dyn Keeper>) => {}
+                () = is(&mut following, false) => {}
+            }
+        }
+    }
 }
 
 /// The signals of this process.
@@ -150,14 +206,14 @@ impl Ends {
     }
 
     /// Waits for SIGTERM or SIGINT; reloads the policies at each SIGHUP until then.
-    async fn next(&mut self, policy: &Arc<Reloadable>) {
+    async fn next(&mut self, proxy: &Arc<Proxy>) {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return,
                 _ = self.int.recv() => return,
                 _ = self.hup.recv() => {
-                    let policy = Arc::clone(policy);
-                    let reloaded = tokio::task::spawn_blocking(move || policy.reload()).await;
+                    let proxy = Arc::clone(proxy);
+                    let reloaded = tokio::task::spawn_blocking(move || proxy.reload()).await;
                     match reloaded {
                         Ok(Ok(count)) => tracing::info!(count, "policies reloaded"),
                         Ok(Err(errors)) => tracing::error!("the old policies stay in force: {errors}"),
@@ -173,6 +229,8 @@ impl Ends {
 #[derive(Default)]
 pub struct Open {
     sessions: Mutex<BTreeMap<String, (Subject, tokio::task::AbortHandle)>>,
+    /// Connections that were accepted and are not done with, those that are not sessions yet among them.
+    connections: AtomicUsize,
 }
 
 impl Open {
@@ -182,9 +240,20 @@ impl Open {
         Noted { open: self, session: subject.session.clone() }
     }
 
-    /// Where they lead.
-    pub(super) fn destinations(&self) -> BTreeSet<SocketAddr> {
-        self.lock().values().map(|(subject, _)| subject.principal.flow.destination).collect()
+    /// Counts a connection until what is returned is dropped.
+    pub(super) fn count(&self) -> Counted<'_> {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        Counted(self)
+    }
+
+    /// Whether there is no connection.
+    pub(super) fn is_idle(&self) -> bool {
+        self.connections.load(Ordering::SeqCst) == 0
+    }
+
+    /// Something of each.
+    pub(super) fn map<T>(&self, of: impl Fn(&Subject) -> T) -> Vec<T> {
+        self.lock().values().map(|(subject, _)| of(subject)).collect()
     }
 
     fn on(&self, target: &str) -> u64 {
@@ -207,17 +276,20 @@ impl Open {
             .collect()
     }
 
-    /// Ends all sessions, and waits a while for their last records.
+    /// Waits a while until all sessions have ended, who know that they must, and then ends those that have not.
     async fn drain(&self, patience: Duration) {
-        for (_, task) in self.lock().values() {
-            task.abort();
-        }
-        let emptied = async {
+        let emptied = || async {
             while !self.lock().is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(patience, emptied).await.is_err() {
+        if tokio::time::timeout(patience, emptied()).await.is_ok() {
+            return;
+        }
+        for (_, task) in self.lock().values() {
+            task.abort();
+        }
+        if tokio::time::timeout(patience, emptied()).await.is_err() {
             tracing::warn!("some sessions did not end in time");
         }
     }
@@ -225,6 +297,15 @@ impl Open {
     /// A holder of the lock only looks, inserts or removes: a poisoned map is whole.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Subject, tokio::task::AbortHandle)>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is not done with.
+pub(super) struct Counted<'a>(&'a Open);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -248,11 +329,11 @@ struct Running {
 }
 
 impl Daemon for Running {
-    fn status(&self) -> Status {
+    fn status(&self) -> Result<Status, String> {
+        let log = control::LogReport::from(self.log()?.status());
         let (counters, surroundings, problems) = self.handle.block_on(self.condition());
         let targets = (0..self.proxy.targets.all().len()).map(|index| self.target(index, &surroundings)).collect();
-        let log = control::LogReport::from(self.proxy.log.status());
-        Status {
+        Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             started: self.started,
@@ -265,7 +346,8 @@ impl Daemon for Running {
             surroundings,
             policies: self.policies(),
             log,
-        }
+            draining: self.proxy.handover.predecessors().report(),
+        })
     }
 
     fn self_test(&self) -> Result<Vec<Attempt>, String> {
@@ -273,16 +355,22 @@ impl Daemon for Running {
     }
 
     fn reload(&self) -> Result<Policies, String> {
-        self.proxy.policy.reload().map_err(|errors| errors.to_string())?;
+        self.proxy.reload().map_err(|errors| errors.to_string())?;
         Ok(self.policies())
     }
 
-    fn sessions_of(&self, peer: Peer) -> Vec<OpenSession> {
-        self.proxy.open.of(peer)
+    fn restart(&self) -> Result<Restarted, String> {
+        self.proxy.hand_over().map(|pid| Restarted { pid, before: std::process::id() })
     }
 
-    fn log(&self) -> &Arc<Log> {
-        &self.proxy.log
+    fn sessions_of(&self, peer: Peer) -> Vec<OpenSession> {
+        let mut sessions = self.proxy.open.of(peer);
+        sessions.extend(self.proxy.handover.predecessors().of(peer));
+        sessions
+    }
+
+    fn log(&self) -> Result<Arc<Log>, String> {
+        self.proxy.log.log().ok_or_else(|| "another process is taking the agent's place; ask again".into())
     }
 }
 
@@ -317,7 +405,7 @@ impl Running {
             let problems = self.problems(index, &surroundings).into_iter();
             problems.map(|problem| format!("{}: {problem}", target.name)).collect::<Vec<_>>()
         });
-        let log = control::LogReport::from(self.proxy.log.status()).problems;
+        let log = self.proxy.log.log().map(|log| control::LogReport::from(log.status()).problems).unwrap_or_default();
         let problems = targets.chain(log).chain(kernel).chain(self.proxy.tested.problems()).collect();
         (counters, surroundings, problems)
     }
@@ -337,7 +425,7 @@ impl Running {
             protocol: target.protocol.clone(),
             mode: target.mode,
             addresses: self.proxy.targets.addresses(index),
-            connections: self.proxy.open.on(&target.name),
+            connections: self.proxy.open.on(&target.name) + self.proxy.handover.predecessors().on(&target.name),
             problems: self.problems(index, surroundings),
             last_session,
             last_trouble,

@@ -5,6 +5,7 @@
 
 mod attempts;
 pub mod daemon;
+pub mod handover;
 pub mod memory;
 mod tested;
 mod tidings;
@@ -15,11 +16,16 @@ use std::{
     os::fd::AsFd,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use agent_common::CANARY;
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -31,13 +37,17 @@ use crate::{
     model::{Boxed, Denial, Flow, Liveness, Principal, Process, Subject},
     policy::Reloadable,
     protocol::{self, Connection, Host, HostError, Login, ca::Authority},
-    recording::{self, Append, Event, Log},
+    recording::{self, Append, Event, Recorder},
     target::{Change, Found, Keeper, Targets},
     warden::{Unidentified, Warden},
 };
 
 /// Bytes read from a file that the configuration names. Certificates and passwords are far smaller.
 const FILE_LIMIT: u64 = 1 << 20;
+
+/// A connect that was led to a listener before another took its place may arrive so much later: its first packet is sent again
+/// after a second.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// What every session of this proxy shares.
 pub struct Proxy {
@@ -52,13 +62,17 @@ pub struct Proxy {
     /// Knows whether a process still is what it was.
     pub liveness: Arc<dyn Liveness>,
     /// Records.
-    pub log: Arc<Log>,
+    pub log: Arc<Recorder>,
     /// The agent's own certificate authority.
     pub authority: Authority,
     /// Keys of the style `hash`.
     pub masking: MaskingKeys,
     /// The sessions that are open.
     pub open: daemon::Open,
+    /// Another process may take this one's place.
+    handover: handover::Handover,
+    /// Whether names are followed here.
+    following: watch::Sender<bool>,
     /// How the last attempts to begin a session ended.
     attempts: attempts::Attempts,
     /// What the last self-test found.
@@ -66,22 +80,35 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Accepts connections until the task is dropped. One connection's fault never ends another's.
+    /// Accepts connections until the task is dropped, or another process listens in this one's place and what was on its way here
+    /// has arrived. One connection's fault never ends another's.
     pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let mut succeeded = self.handover.succeeded();
         loop {
-            match listener.accept().await {
-                Ok((client, _)) => drop(tokio::spawn(Arc::clone(&self).connection(client))),
-                Err(error) => {
-                    // Out of descriptors, usually: the connections that are open will give some back.
-                    tracing::warn!(%error, "cannot accept");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
+            tokio::select! {
+                accepted = listener.accept() => self.accepted(accepted).await,
+                () = is(&mut succeeded, true) => break,
+            }
+        }
+        while let Ok(accepted) = timeout(ON_ITS_WAY, listener.accept()).await {
+            self.accepted(accepted).await;
+        }
+    }
+
+    async fn accepted(self: &Arc<Self>, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+        match accepted {
+            Ok((client, _)) => drop(tokio::spawn(Arc::clone(self).connection(client))),
+            Err(error) => {
+                // Out of descriptors, usually: the connections that are open will give some back.
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
 
     /// One connection, from accept to close.
     async fn connection(self: Arc<Self>, client: TcpStream) {
+        let _counted = self.open.count();
         // Which process? The kernel noted it when the process connected; the warden read the process's facts between two
         // equal readings of its entry.
         let (flow, process) = match self.warden.identify(client.as_fd()).await {
@@ -248,6 +275,10 @@ impl Host for Proxy {
     fn attempted(&self, target: &str, trouble: Option<&str>) {
         self.attempts.note(target, trouble);
     }
+
+    fn ending(&self) -> Boxed<'_, &'static str> {
+        Box::pin(self.handover.ending())
+    }
 }
 
 impl Keeper for Proxy {
@@ -256,7 +287,9 @@ impl Keeper for Proxy {
     }
 
     fn open(&self) -> BTreeSet<SocketAddr> {
-        self.open.destinations()
+        let mut open = self.open.map(|subject| subject.principal.flow.destination);
+        open.extend(self.handover.predecessors().destinations());
+        open.into_iter().collect()
     }
 
     fn changed(&self, change: Change) {
@@ -268,6 +301,12 @@ impl Keeper for Proxy {
             tracing::error!(%error, "a change of a name could not be recorded");
         }
     }
+}
+
+/// Waits until what is watched has a value.
+async fn is(watched: &mut watch::Receiver<bool>, value: bool) {
+    // Nobody waits longer than the sender lives: it is the proxy's.
+    let _ = watched.wait_for(|is| *is == value).await;
 }
 
 fn read_bounded(file: std::os::fd::OwnedFd) -> std::io::Result<Zeroizing<Vec<u8>>> {

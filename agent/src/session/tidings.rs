@@ -1,46 +1,53 @@
 //! What the warden tells unasked: where else to listen, and which connections are older than interception.
 
-use std::{collections::BTreeMap, net, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
 use super::Proxy;
-use crate::{model::Older, recording::Append as _, recording::Event, warden::Tidings};
+use crate::{
+    model::Older,
+    recording::{Append as _, Event},
+    warden::{Listeners, Tidings},
+};
 
-/// Tasks that accept in one network namespace. Their listeners go with them.
-#[derive(Default)]
-struct Accepting(Vec<AbortHandle>);
-
-impl Drop for Accepting {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
+/// Tasks that accept, by the network namespace. Their listeners go with them.
+type Accepting = BTreeMap<u64, JoinSet<()>>;
 
 impl Proxy {
-    /// Takes what the warden tells until the task is dropped; then nothing is accepted in other namespaces any more.
-    pub(super) async fn follow(self: Arc<Self>, mut tidings: mpsc::Receiver<Tidings>) {
-        let mut accepting: BTreeMap<u64, Accepting> = BTreeMap::new();
+    /// Accepts at these listeners and wherever the warden tells until the task is dropped.
+    pub(super) async fn follow(self: Arc<Self>, listeners: Listeners, mut tidings: mpsc::Receiver<Tidings>) {
+        let mut accepting = Accepting::new();
+        self.listen(&mut accepting, listeners);
         while let Some(news) = tidings.recv().await {
             match news {
-                Tidings::Entered { netns, listeners } => {
-                    let tasks = accepting.entry(netns).or_default();
-                    tasks.0.extend(listeners.into_iter().filter_map(|listener| self.listen(netns, listener)));
-                }
+                Tidings::Entered(listeners) => self.listen(&mut accepting, listeners),
                 Tidings::Left { netns } => drop(accepting.remove(&netns)),
+                Tidings::Succeeded => self.let_go(std::mem::take(&mut accepting)).await,
                 Tidings::Older(older) => self.record_older(older),
             }
         }
     }
 
-    fn listen(self: &Arc<Self>, netns: u64, listener: net::TcpListener) -> Option<AbortHandle> {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => Some(tokio::spawn(Arc::clone(self).accept(listener)).abort_handle()),
-            Err(error) => {
-                tracing::warn!(netns, %error, "cannot listen in a network namespace");
-                None
+    fn listen(self: &Arc<Self>, accepting: &mut Accepting, Listeners { netns, sockets }: Listeners) {
+        for socket in sockets {
+            match TcpListener::from_std(socket) {
+                Ok(listener) => drop(accepting.entry(netns).or_default().spawn(Arc::clone(self).accept(listener))),
+                Err(error) => tracing::warn!(netns, %error, "cannot listen in a network namespace"),
             }
         }
+    }
+
+    /// Another process listens: accepts what is on its way here, and closes the listeners.
+    async fn let_go(&self, accepting: Accepting) {
+        self.handover.note_succeeded();
+        for tasks in accepting.into_values() {
+            tasks.join_all().await;
+        }
+        if let Err(error) = self.warden.let_go().await {
+            tracing::warn!(%error, "the warden cannot be told that the listeners are closed");
+        }
+        self.handover.note_let_go();
     }
 
     fn record_older(&self, older: Older) {

@@ -15,7 +15,7 @@ use std::{
 
 use agent_common::{
     CANARY, COUNTER_NAMES, Destination, FlowRecord, LAYOUT, ListenerPort, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM,
-    Mark, Offsets, ProcessEntry, Settings, scope::EVERYWHERE,
+    Mark, Offsets, ProcessEntry, Settings, listener_moved, scope::EVERYWHERE,
 };
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
@@ -180,9 +180,15 @@ impl Capture {
         Ok((capture, log, map(&mut kernel, "UNSERVED")?))
     }
 
-    /// Tells the programs where the proxy listens in a network namespace.
+    /// Tells the programs where the proxy listens in a network namespace, in place of what listened there until now.
     pub(super) fn listen_at(&self, netns: u64, port: u16) -> Result<(), MapError> {
-        self.listeners().insert(netns, ListenerPort::from(port), 0)
+        let mut listeners = self.listeners();
+        let before = match listeners.get(&netns, 0) {
+            Ok(before) => before,
+            Err(MapError::KeyNotFound) => 0,
+            Err(error) => return Err(error),
+        };
+        listeners.insert(netns, listener_moved(before, port), 0)
     }
 
     /// Tells the programs that the proxy does not listen in a network namespace any more.

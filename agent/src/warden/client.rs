@@ -64,8 +64,6 @@ impl Drop for Reader {
 /// What the warden hands over in its greeting.
 #[derive(Debug)]
 pub struct Handed {
-    /// Where redirected connections arrive: 127.0.0.1 and, if the host has IPv6, ::1. Non-blocking.
-    pub listeners: Vec<TcpListener>,
     /// Tells whether the process behind a flow is still the same.
     pub liveness: Liveness,
     /// What the warden tells unasked.
@@ -76,19 +74,25 @@ pub struct Handed {
 #[derive(Debug)]
 pub enum Tidings {
     /// The proxy shall listen in another network namespace, too.
-    Entered {
-        /// Cookie of the namespace.
-        netns: u64,
-        /// As [`Handed::listeners`]. They come beside those that it may have there.
-        listeners: Vec<TcpListener>,
-    },
+    Entered(Listeners),
     /// No process is in this namespace any more: its listeners must go, since they keep it alive.
     Left {
         /// Cookie of the namespace.
         netns: u64,
     },
+    /// Another proxy listens in this one's place: what is on its way here is to be accepted, and then nothing any more.
+    Succeeded,
     /// A connection that is older than interception was found.
     Older(Older),
+}
+
+/// Where redirected connections arrive in a network namespace.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Cookie of the namespace.
+    pub netns: u64,
+    /// 127.0.0.1 and, if IPv6 is there, ::1. Non-blocking. They come beside those that the proxy may have there.
+    pub sockets: Vec<TcpListener>,
 }
 
 #[derive(Debug)]
@@ -127,7 +131,7 @@ impl Warden {
     /// Connects and greets, which takes a moment and blocks; later calls do not. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// The warden is not there, does not take us for its proxy, or cannot make the listeners.
+    /// The warden is not there, or does not take us for its proxy.
     pub fn connect(runtime_dir: &Path) -> Result<(Self, Handed), AskError> {
         let path = runtime_dir.join(SOCKET);
         let unreachable = |error: io::Error| AskError::Unreachable(path.clone(), error);
@@ -135,17 +139,16 @@ impl Warden {
         wire::send(socket.as_fd(), &Request { id: NEWS, call: Call::Hello }, &[]).map_err(unreachable)?;
         let mut buffer = vec![0; MAX_MESSAGE];
         let greeting = wire::receive::<Response>(socket.as_fd(), &mut buffer).map_err(unreachable)?;
-        let (process_map, listeners) = match greeting {
-            Some((Response { answer: Answer::Hello, .. }, mut descriptors)) if descriptors.len() >= 2 => {
-                (descriptors.remove(0), descriptors)
+        let process_map = match greeting {
+            Some((Response { answer: Answer::Hello, .. }, mut descriptors)) => {
+                descriptors.pop().ok_or(AskError::Confused)?
             }
             Some((Response { answer: Answer::Refused(reason), .. }, _)) => return Err(AskError::Refused(reason)),
             Some(_) => return Err(AskError::Confused),
             None => return Err(AskError::Gone),
         };
-        let listeners = nonblocking(listeners).map_err(unreachable)?;
         let (sender, tidings) = mpsc::channel(MAX_TIDINGS);
-        let handed = Handed { listeners, liveness: Liveness::new(process_map)?, tidings };
+        let handed = Handed { liveness: Liveness::new(process_map)?, tidings };
 
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| unreachable(error.into()))?;
         let inner = Arc::new(Inner {
@@ -163,6 +166,29 @@ impl Warden {
     pub async fn gone(&self) {
         // The sender lives as long as `self`, so the only way to return is the value.
         let _ = self.inner.gone.subscribe().wait_for(|gone| *gone).await;
+    }
+
+    /// Takes the listeners, in place of the proxy that has them now, if there is one: it is told. From here on connections wait
+    /// to be accepted here.
+    ///
+    /// # Errors
+    /// They cannot be made, a proxy before has not let go of its own yet, or the warden is gone.
+    pub async fn listen(&self) -> Result<Listeners, AskError> {
+        match self.ask(Call::Listen, None).await? {
+            (Answer::Listening { netns }, descriptors) => {
+                let sockets = nonblocking(descriptors).map_err(|error| AskError::Refused(error.to_string()))?;
+                Ok(Listeners { netns, sockets })
+            }
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    /// Says that this proxy, in whose place another listens, has closed its listeners.
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn let_go(&self) -> Result<(), AskError> {
+        done(self.ask(Call::LetGo, None).await)
     }
 
     /// Whose is this accepted socket?
@@ -332,13 +358,14 @@ async fn listen(inner: Arc<Inner>, tidings: mpsc::Sender<Tidings>, mut buffer: V
 fn news(answer: Answer, descriptors: Vec<OwnedFd>) -> Option<Tidings> {
     match answer {
         Answer::Entered { netns } => match nonblocking(descriptors) {
-            Ok(listeners) => Some(Tidings::Entered { netns, listeners }),
+            Ok(sockets) => Some(Tidings::Entered(Listeners { netns, sockets })),
             Err(error) => {
                 tracing::warn!(netns, %error, "the listeners of a network namespace cannot be used");
                 None
             }
         },
         Answer::Left { netns } => Some(Tidings::Left { netns }),
+        Answer::Succeeded => Some(Tidings::Succeeded),
         Answer::Older(older) => Some(Tidings::Older(older)),
         _ => None,
     }

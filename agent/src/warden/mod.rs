@@ -61,7 +61,7 @@ use tracing::{info, warn};
 pub use self::{
     access::AccessError,
     capture::CaptureError,
-    client::{AskError, Handed, Tidings, Warden},
+    client::{AskError, Handed, Listeners, Tidings, Warden},
     examine::{Check, examine},
     features::{Found as Feature, State as FeatureState},
     host::HostError,
@@ -69,7 +69,7 @@ pub use self::{
     pins::Removed,
     scope::ScopeError,
 };
-use self::{capture::Capture, child::Child, namespaces::Watch, process::Examiner, server::Server};
+use self::{capture::Capture, child::Children, namespaces::Watch, process::Examiner, server::Server};
 use crate::{
     config::Config,
     model::{Flow, Gone},
@@ -129,18 +129,20 @@ pub fn run(config: &Config, proxy: Option<Spawn>) -> Result<ExitReason, WardenEr
         Watch::start(&config.intercept, Arc::clone(&capture), unserved, netns).map_err(WardenError::Namespaces)?;
     let server = Server::start(config, user, Arc::clone(&capture), Arc::clone(&examiner), namespaces, netns)
         .map_err(|error| WardenError::Socket(config.agent.runtime_dir.join(wire::SOCKET), error))?;
-    let mut child = proxy.map(|spawn| Child::start(&config.path, user, spawn)).transpose()?;
+    let mut children = proxy.map(|spawn| Children::start(&config.path, user, spawn)).transpose()?;
     tell(NotifyState::Ready);
 
-    let outcome = watch(&signals, child.as_mut(), || {
+    let sweep = || {
         examiner.sweep(&capture);
         // Whoever asks for the status looks again, and is told.
         capture.open_sockets();
-    });
+    };
+    let outcome = watch(&signals, children.as_mut(), || server.serving(), sweep);
     tell(NotifyState::Stopping);
-    // The proxy first, while it can still ask; then its socket.
-    if let Some(child) = child {
-        child.end();
+    // The proxies first, while they can still ask; then their socket.
+    if let Some(mut children) = children {
+        children.know(server.serving());
+        children.end();
     }
     drop(server);
     drop(watched);
@@ -159,7 +161,12 @@ fn tell(state: NotifyState<'_>) {
 }
 
 /// Waits for what ends the warden, and sweeps meanwhile.
-fn watch(signals: &SignalFd, mut child: Option<&mut Child>, sweep: impl Fn()) -> Result<ExitReason, WardenError> {
+fn watch(
+    signals: &SignalFd,
+    mut children: Option<&mut Children>,
+    serving: impl Fn() -> Option<i32>,
+    sweep: impl Fn(),
+) -> Result<ExitReason, WardenError> {
     let mut swept = Instant::now();
     loop {
         let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -167,9 +174,12 @@ fn watch(signals: &SignalFd, mut child: Option<&mut Child>, sweep: impl Fn()) ->
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(WardenError::Signals(error)),
         }
+        if let Some(children) = &mut children {
+            children.know(serving());
+        }
         match signals.read_signal().map_err(WardenError::Signals)? {
             Some(signal) if signal.ssi_signo == Signal::SIGCHLD as u32 => {
-                if let Some(status) = child.as_mut().and_then(|child| child.ended()) {
+                if let Some(status) = children.as_mut().and_then(|children| children.serving_ended()) {
                     return Err(WardenError::ProxyEnded(status));
                 }
             }

@@ -30,7 +30,7 @@ use super::{
     capture::{Capture, Unserved},
     listen::Pair,
     netns::{self, Inode},
-    news::News,
+    news::{News, tell},
     older::Olders,
     sys,
     wire::Answer,
@@ -162,15 +162,42 @@ impl Known {
 }
 
 impl Namespaces {
-    /// A proxy was greeted over this connection: it gets its listeners now.
+    /// A proxy listens in the host's own namespace, and is told over this connection where else. If it takes the place of
+    /// another, it first gets listeners wherever that one has them; then the other is told.
     pub(super) fn proxy_came(&self, proxy: Arc<OwnedFd>) {
-        self.news.set(Some(proxy));
+        let mut state = self.state();
+        if let Some(before) = self.news.set(Some(proxy)) {
+            self.move_over(&mut state);
+            tell(&before, Answer::Succeeded, &[]);
+        }
+        drop(state);
         self.look_at_connections();
     }
 
-    /// The proxy has gone, and its listeners with it.
-    pub(super) fn proxy_gone(&self) {
+    /// Makes new listeners in every namespace that has some.
+    fn move_over(&self, state: &mut State) {
+        let alive = netns::all().unwrap_or_else(|error| {
+            warn!(%error, "the processes cannot be listed");
+            BTreeMap::new()
+        });
+        for (inode, known) in std::mem::take(&mut state.known) {
+            let Some((netns, _)) = known.listening else { continue };
+            self.enter(state, inode, alive.get(&inode).copied().unwrap_or(known.thread));
+            if state.known.get(&inode).is_none_or(|known| known.listening.is_none())
+                && let Err(error) = self.capture.stop_listening(netns)
+            {
+                warn!(%error, "the kernel side could not be told that nobody listens; it will find out");
+            }
+        }
+    }
+
+    /// The proxy of this connection has gone, and its listeners with it. Of one in whose place another listens, nothing was
+    /// left to go.
+    pub(super) fn proxy_gone(&self, proxy: &Arc<OwnedFd>) {
         let mut state = self.state();
+        if !self.news.is(proxy) {
+            return;
+        }
         self.news.set(None);
         *state = State::default();
         if let Err(error) = self.capture.listen_nowhere() {

@@ -1,4 +1,5 @@
-//! The warden's side of its socket: one proxy at a time, a few threads that answer it.
+//! The warden's side of its socket: the proxy that listens, and those in whose place it does and that still have sessions. A few
+//! threads answer each.
 //!
 //! *Invariant:* whatever the other side sends, it gets no file but those that the configuration names, no mark on a socket
 //! that is connected, and it holds up nobody but itself: messages, descriptors, threads and waiting times are bounded.
@@ -14,7 +15,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -45,8 +46,11 @@ use crate::{
     model::{Flow, Process, Surroundings},
 };
 
-/// Threads that answer. Reading a process takes some tenths of a millisecond; hashing a new program longer.
+/// Threads that answer a proxy. Reading a process takes some tenths of a millisecond; hashing a new program longer.
 const WORKERS: usize = 4;
+
+/// Proxies at once: one that listens, one that is about to, and those that only keep their sessions. Each costs four threads.
+const MAX_PROXIES: usize = 8;
 
 /// How long the proxy may leave answers unread before its connection is closed.
 const SEND_TIMEOUT: TimeVal = TimeVal::new(5, 0);
@@ -71,8 +75,20 @@ struct Shared {
     /// Held by the one self-test at a time.
     testing: Mutex<()>,
     stopping: AtomicBool,
-    /// The connection that is served, to end it from outside.
-    current: Mutex<Option<Arc<OwnedFd>>>,
+    proxies: Mutex<Proxies>,
+}
+
+/// The proxies that are connected.
+#[derive(Default)]
+struct Proxies {
+    /// Their connections, to end them from outside.
+    connections: Vec<Arc<OwnedFd>>,
+    /// The one that listens.
+    listening: Option<Arc<OwnedFd>>,
+    /// The one in whose place it does, until that has let go of its listeners.
+    before: Option<Arc<OwnedFd>>,
+    /// Process id of the one that listened last, whether or not it is still there.
+    serving: Option<i32>,
 }
 
 /// The socket, served by a thread until this is dropped.
@@ -108,13 +124,18 @@ impl Server {
             testing: Mutex::new(()),
             examiner,
             stopping: AtomicBool::new(false),
-            current: Mutex::new(None),
+            proxies: Mutex::default(),
         });
         let thread = {
             let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
             thread::Builder::new().name("warden-accept".into()).spawn(move || shared.accept(&listener))?
         };
         Ok(Self { shared, listener, path, thread: Some(thread) })
+    }
+
+    /// Process id of the proxy that listens, or that did so last.
+    pub(super) fn serving(&self) -> Option<i32> {
+        self.shared.proxies().serving
     }
 }
 
@@ -161,8 +182,12 @@ fn listen_for_proxy(path: &Path, user: AgentUser) -> io::Result<OwnedFd> {
 }
 
 impl Shared {
-    /// Serves one connection after the other.
+    /// Serves each connection in a thread of its own, until all have ended.
     fn accept(self: &Arc<Self>, listener: &OwnedFd) {
+        thread::scope(|scope| self.accept_in(scope, listener));
+    }
+
+    fn accept_in<'scope>(self: &'scope Arc<Self>, scope: &'scope thread::Scope<'scope, '_>, listener: &OwnedFd) {
         while !self.stopping.load(Ordering::SeqCst) {
             let connection = match accept4(listener, SockFlag::SOCK_CLOEXEC) {
                 Ok(connection) => Arc::new(connection),
@@ -174,8 +199,13 @@ impl Shared {
                     return;
                 }
             };
-            if let Err(error) = self.serve(&connection) {
-                warn!(%error, "a connection to the warden was refused");
+            let serving = thread::Builder::new().name("warden-serve".into()).spawn_scoped(scope, move || {
+                if let Err(error) = self.serve(&connection) {
+                    warn!(%error, "a connection to the warden was refused");
+                }
+            });
+            if let Err(error) = serving {
+                warn!(%error, "a connection to the warden cannot be served");
             }
         }
     }
@@ -186,27 +216,45 @@ impl Shared {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it is of user {}", peer.uid())));
         }
         setsockopt(connection, sockopt::SendTimeout, &SEND_TIMEOUT)?;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(connection));
+        {
+            let mut proxies = self.proxies();
+            if proxies.connections.len() >= MAX_PROXIES {
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, format!("{MAX_PROXIES} are there already")));
+            }
+            proxies.connections.push(Arc::clone(connection));
+        }
         if self.stopping.load(Ordering::SeqCst) {
             self.hang_up();
         }
         info!(pid = peer.pid(), "a proxy has connected");
-        let session = Session { shared: self, connection, greeted: AtomicBool::new(false) };
+        let session = Session { shared: self, connection, pid: peer.pid(), greeted: AtomicBool::new(false) };
         thread::scope(|scope| {
             for _ in 0..WORKERS {
                 scope.spawn(|| session.work());
             }
         });
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        info!(pid = peer.pid(), "the proxy has gone; connections to protected destinations are refused");
-        self.namespaces.proxy_gone();
+        let listened = {
+            let mut proxies = self.proxies();
+            proxies.connections.retain(|other| !Arc::ptr_eq(other, connection));
+            proxies.before.take_if(|before| Arc::ptr_eq(before, connection));
+            proxies.listening.take_if(|listening| Arc::ptr_eq(listening, connection)).is_some()
+        };
+        match listened {
+            true => info!(pid = peer.pid(), "the proxy has gone; connections to protected destinations are refused"),
+            false => info!(pid = peer.pid(), "a proxy that did not listen any more, or not yet, has gone"),
+        }
+        self.namespaces.proxy_gone(connection);
         Ok(())
     }
 
     fn hang_up(&self) {
-        if let Some(connection) = self.current.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        for connection in &self.proxies().connections {
             let _ = shutdown(raw(&**connection), Shutdown::Both);
         }
+    }
+
+    fn proxies(&self) -> MutexGuard<'_, Proxies> {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -214,6 +262,7 @@ impl Shared {
 struct Session<'a> {
     shared: &'a Arc<Shared>,
     connection: &'a Arc<OwnedFd>,
+    pid: i32,
     greeted: AtomicBool,
 }
 
@@ -251,15 +300,22 @@ impl Session<'_> {
         };
         match request.call {
             Call::Hello => match self.greet() {
-                Ok((process_map, listeners)) => {
-                    let mut handed = vec![process_map.as_fd()];
-                    handed.extend(listeners.iter().map(AsFd::as_fd));
-                    send(Answer::Hello, &handed)?;
+                Ok(process_map) => send(Answer::Hello, &[process_map.as_fd()]),
+                Err(error) => send(Answer::Refused(error.to_string()), &[]),
+            },
+            Call::Listen => match self.listen() {
+                Ok(listeners) => {
+                    let handed: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+                    send(Answer::Listening { netns: self.shared.netns }, &handed)?;
                     self.shared.namespaces.proxy_came(Arc::clone(self.connection));
                     Ok(())
                 }
                 Err(error) => send(Answer::Refused(error.to_string()), &[]),
             },
+            Call::LetGo => {
+                self.shared.proxies().before.take_if(|before| Arc::ptr_eq(before, self.connection));
+                send(Answer::Done, &[])
+            }
             Call::Identify => {
                 let answer = match self.identify(descriptors) {
                     Ok((flow, process)) => Answer::Identified { flow, process },
@@ -302,10 +358,29 @@ impl Session<'_> {
         }
     }
 
+    fn greet(&self) -> io::Result<OwnedFd> {
+        self.greeted.store(true, Ordering::SeqCst);
+        self.shared.capture.process_map()
+    }
+
     /// Makes the listeners. The warden's own descriptors of them are closed with the answer: should the proxy die, they are
     /// gone, and the kernel side refuses.
-    fn greet(&self) -> io::Result<(OwnedFd, Vec<TcpListener>)> {
-        if self.greeted.swap(true, Ordering::SeqCst) {
+    ///
+    /// The kernel side is told of them in one step: a connect is led to those of the proxy before, or to these. What was on its
+    /// way to those is still accepted there, for a while that this waits for, so that the ports of only two are to be kept from
+    /// direct connects.
+    fn listen(&self) -> io::Result<Vec<TcpListener>> {
+        if !self.greeted.load(Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "this proxy has not greeted"));
+        }
+        let mut proxies = self.shared.proxies();
+        if proxies.before.is_some() {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "a proxy before has not let go of its listeners yet",
+            ));
+        }
+        if proxies.listening.as_ref().is_some_and(|listening| Arc::ptr_eq(listening, self.connection)) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this proxy has its listeners already"));
         }
         let Pair { listeners, port, missing } = Pair::new()?;
@@ -315,11 +390,12 @@ impl Session<'_> {
         for listener in &listeners {
             self.shared.capture.mark_listener(listener.as_fd()).map_err(io::Error::other)?;
         }
-        let process_map = self.shared.capture.process_map()?;
         // From here on connections wait for the proxy to accept them.
         self.shared.capture.listen_at(self.shared.netns, port).map_err(io::Error::other)?;
-        info!(port, listeners = listeners.len(), "the proxy listens");
-        Ok((process_map, listeners))
+        info!(pid = self.pid, port, listeners = listeners.len(), "the proxy listens");
+        proxies.before = proxies.listening.replace(Arc::clone(self.connection));
+        proxies.serving = Some(self.pid);
+        Ok(listeners)
     }
 
     fn identify(&self, descriptors: &[OwnedFd]) -> Result<(Flow, Box<Process>), Unidentified> {

@@ -42,8 +42,12 @@ pub(super) struct Request {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Call {
-    /// First, and once: the listeners and the process map.
+    /// First, and once: the process map.
     Hello,
+    /// Once: the listeners, in place of those of the proxy that listens now, if there is one.
+    Listen,
+    /// The listeners are closed that were this proxy's before another came.
+    LetGo,
     /// Whose is the accepted socket that comes with this?
     Identify,
     /// The unconnected socket that comes with this is the proxy's own, on its way to a target.
@@ -85,8 +89,13 @@ pub(super) struct Response {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer {
-    /// To `Hello`. The process map comes first among the descriptors, the listeners follow.
+    /// To `Hello`. The process map comes with it.
     Hello,
+    /// To `Listen`. The listeners come with it.
+    Listening {
+        /// Cookie of the network namespace that they are in: the host's.
+        netns: u64,
+    },
     /// To `Identify`.
     Identified {
         /// From the accepted socket's storage.
@@ -96,7 +105,7 @@ pub(super) enum Answer {
     },
     /// To `Identify`.
     Unidentified(Unidentified),
-    /// To `Mark` and `Protect`.
+    /// To `Mark`, `Protect` and `LetGo`.
     Done,
     /// To `Open`. The descriptor comes with it.
     Opened,
@@ -116,6 +125,8 @@ pub(super) enum Answer {
         /// Its cookie.
         netns: u64,
     },
+    /// Unasked: another proxy listens in this one's place, in every network namespace.
+    Succeeded,
     /// Unasked: a connection that is older than interception was found.
     Older(Older),
     /// To `SelfTest`.

@@ -37,6 +37,8 @@ pub const NOT_SUPPORTED: &str = "0A000";
 pub const PROTOCOL_VIOLATION: &str = "08P01";
 /// `sqlclient_unable_to_establish_sqlconnection`
 pub const CANNOT_CONNECT: &str = "08001";
+/// `admin_shutdown`
+pub const SHUTDOWN: &str = "57P01";
 /// `connection_failure`
 pub const CONNECTION_FAILURE: &str = "08006";
 /// `invalid_authorization_specification`

@@ -85,7 +85,7 @@ async fn session(socket: TcpStream, connection: Connection) {
     match begun.unwrap_or_else(|_| Err(UpstreamError::Late.into())) {
         Ok((session, key)) => {
             connection.host.attempted(&connection.target.name, None);
-            relay(session, *client).await;
+            relay(session, *client, &*connection.host).await;
             drop(key);
         }
         Err(refusal) => {

@@ -21,6 +21,7 @@ use crate::{
     gate::{Admission, Gate, Permit},
     masking::without_values,
     model::{Denial, Verdict},
+    protocol::Host,
     recording::Event,
 };
 
@@ -59,8 +60,9 @@ struct Failed {
 }
 
 /// Runs a session to its end, and records that.
-pub async fn relay(mut session: Session, mut client: Client) {
+pub async fn relay(mut session: Session, mut client: Client, host: &dyn Host) {
     let started = Instant::now();
+    let mut ending = host.ending();
     let mut epoch = session.gate.epoch();
     let mut ready = Some(ready_for_query(b'I'));
     let reason = loop {
@@ -74,7 +76,16 @@ pub async fn relay(mut session: Session, mut client: Client) {
             }
         }
         let listen = session.machine.wants_client();
-        if let Err(gone) = exchange(&mut client, &mut session.server, listen).await {
+        let exchanged = tokio::select! {
+            exchanged = exchange(&mut client, &mut session.server, listen) => exchanged,
+            why = &mut ending => {
+                let error = NativeError::fatal(error::SHUTDOWN, format!("terminating connection: Postern: {why}"));
+                client.send(&error.hint("Connect again.").encode());
+                session.server.send(&session.admission.housekeeping(write_bare(client::TERMINATE)));
+                break why.to_owned();
+            }
+        };
+        if let Err(gone) = exchanged {
             match gone {
                 Gone::ClientEnded => session.machine.client_ended(),
                 Gone::Client => {

@@ -43,6 +43,8 @@ pub(super) struct Feature {
     lost_with_stand_in: &'static str,
     /// Whether the agent does not start with neither.
     required: bool,
+    /// Whether every host loses something without it; otherwise what it is for is judged by itself.
+    general: bool,
 }
 
 /// The tracepoint between an exec's last chance to fail and its first change to the process.
@@ -53,6 +55,7 @@ pub(super) static PREPARE_EXEC: Feature = Feature {
     lost_with_stand_in: "a kprobe on begin_new_exec stands in: on a kernel with full preemption it can miss the beginning of \
                          an exec, whose end then ends the process's sessions; a failed exec can end them too",
     required: true,
+    general: true,
 };
 
 /// The helper that says from which network namespace a packet leaves.
@@ -63,6 +66,7 @@ pub(super) static NETNS_COOKIE: Feature = Feature {
     lost_with_stand_in: "the sockets themselves say it, once they connect or send: a connection of another network namespace to \
                          its own loopback, to a target's port there, is dropped if it is older than the agent",
     required: true,
+    general: true,
 };
 
 /// Links of programs to interfaces.
@@ -74,6 +78,7 @@ pub(super) static TCX: Feature = Feature {
                          accident, and an interface with the older discipline ingress has no place for them: `status` \
                          tells of both",
     required: false,
+    general: true,
 };
 
 /// The hook of security modules at which Unix sockets connect.
@@ -83,6 +88,7 @@ pub(super) static CONNECT_UNIX: Feature = Feature {
     lost: "whoever the permissions let reaches the listed Unix sockets of targets: `status` says so",
     lost_with_stand_in: "nothing stands in: a program at `connect` of Unix sockets knows the path only as it is spelt",
     required: false,
+    general: false,
 };
 
 /// When a program is loaded.
@@ -123,13 +129,29 @@ pub struct Found {
     pub why: Option<String>,
     #[serde(skip)]
     required: bool,
+    #[serde(skip)]
+    general: bool,
 }
 
 impl Found {
+    /// Whether something is lost for want of it on any host.
+    #[must_use]
+    pub fn is_wanting(&self) -> bool {
+        self.general && self.state == State::Missing
+    }
+
     fn of(feature: &Feature, state: State, why: &str) -> Self {
         let lost = if state == State::Replaced { feature.lost_with_stand_in } else { feature.lost };
         let why = (state != State::Present).then(|| why.to_owned());
-        Self { name: feature.name, since: feature.since, state, lost, why, required: feature.required }
+        Self {
+            name: feature.name,
+            since: feature.since,
+            state,
+            lost,
+            why,
+            required: feature.required,
+            general: feature.general,
+        }
     }
 }
 
@@ -300,8 +322,14 @@ fn on_trial(kernel: &mut Ebpf, name: &str, socket: &Path) -> Result<(), ProgramE
 mod tests {
     use super::*;
 
-    static ANY: Feature =
-        Feature { name: "any", since: "6.1", lost: "much", lost_with_stand_in: "little", required: true };
+    static ANY: Feature = Feature {
+        name: "any",
+        since: "6.1",
+        lost: "much",
+        lost_with_stand_in: "little",
+        required: true,
+        general: true,
+    };
 
     fn trial(own: bool, stand_ins: &[bool]) -> Found {
         let mut trials = Vec::new();

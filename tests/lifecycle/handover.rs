@@ -175,6 +175,26 @@ pub fn sessions_go_on() -> Outcome {
     handing.end()
 }
 
+/// Ctrl-C in psql opens a connection of its own, which goes to the new process; the statement runs in an old one.
+pub fn cancel_requests() -> Outcome {
+    let handing = Handing::new("drain = 600")?;
+    let mut session = handing.session()?;
+    handing.restart()?;
+    let _between = handing.session()?;
+    handing.restart()?;
+    session.answers("on")?;
+    session.0.send("SELECT count(*) FROM generate_series(1, 100000000000);")?;
+    wait_until("the statement runs", PATIENCE, || {
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%generate_series%' \
+                       AND pid <> pg_backend_pid()";
+        handing.server.sql("postgres", running).is_ok_and(|count| count.trim() == "1")
+    })?;
+    session.0.signal(Signal::SIGINT);
+    let seen = session.last("")?;
+    expect(seen.stderr.contains("canceling statement due to user request"), || seen.to_string())?;
+    handing.end()
+}
+
 /// Every connect is answered by one or the other process, also in another network namespace.
 pub fn nobody_is_refused() -> Outcome {
     let target = Silent::new()?;
@@ -286,6 +306,27 @@ pub fn new_is_killed() -> Outcome {
     expect(seen.stdout.trim() == "1", || seen.to_string())?;
     let listed = handing.verified()?;
     expect(listed[0]["state"] == "lost", || format!("{listed:?}"))?;
+    handing.end()
+}
+
+/// The warden is killed: nobody can say who connects, so that both processes end, and the host is closed.
+pub fn warden_is_killed() -> Outcome {
+    let mut handing = Handing::new("drain = 600")?;
+    let session = handing.session()?;
+    let (old, new) = handing.restart()?;
+    kill9(handing.agent.warden().ok_or("no warden")?)?;
+    ended(old)?;
+    ended(new)?;
+    let seen = session.last("SELECT 'on';")?;
+    expect(!seen.stdout.contains("on\n"), || seen.to_string())?;
+    let seen = handing.psql()?;
+    expect(seen.stderr.contains("Connection refused"), || seen.to_string())?;
+    handing.nobody_direct()?;
+    handing.agent.kill9();
+    handing.agent.start()?;
+    let seen = handing.psql()?;
+    expect(seen.stdout.trim() == "1", || seen.to_string())?;
+    handing.verified()?;
     handing.end()
 }
 

@@ -267,6 +267,8 @@ impl Host for Stand {
 
     fn attempted(&self, _: &str, _: Option<&str>) {}
 
+    fn elsewhere(&self, _: agent::protocol::Request) {}
+
     fn ending(&self) -> Boxed<'_, &'static str> {
         Box::pin(std::future::pending())
     }

@@ -40,7 +40,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "e2e", everyday: 63, full: 63 },
     Suite { name: "attacks", everyday: 23, full: 23 },
     Suite { name: "netns", everyday: 15, full: 15 },
-    Suite { name: "lifecycle", everyday: 28, full: 28 },
+    Suite { name: "lifecycle", everyday: 30, full: 30 },
     Suite { name: "names", everyday: 13, full: 13 },
     Suite { name: "identity", everyday: 5, full: 5 },
     Suite { name: "noninterference", everyday: 110, full: 110 },

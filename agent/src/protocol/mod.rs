@@ -15,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
@@ -33,6 +34,26 @@ pub type Serve = fn(TcpStream, Connection) -> Boxed<'static, ()>;
 
 /// The registry: names as in the configuration, and who serves.
 pub const PROTOCOLS: &[(&str, Serve)] = &[("postgres", postgres::serve)];
+
+/// Carries out a request about a session that came over a connection of its own, if that session is open in this process, with
+/// this target and at this server: a cancel request of PostgreSQL, say. Tells whether it is.
+pub type Aside = fn(&Request) -> Boxed<'_, bool>;
+
+/// Protocols that have such requests.
+pub const ASIDES: &[(&str, Aside)] = &[("postgres", postgres::aside)];
+
+/// A request about a session that another process of the agent may have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Name of the protocol.
+    pub protocol: String,
+    /// Name of the target.
+    pub target: String,
+    /// The server.
+    pub destination: SocketAddr,
+    /// What the protocol makes of it.
+    pub body: Vec<u8>,
+}
 
 /// Who serves a protocol.
 #[must_use]
@@ -64,6 +85,9 @@ pub trait Host: Send + Sync {
     /// Notes, for the agent's state, that a session with a target began, or what of the target or of the settings for it kept
     /// it from beginning.
     fn attempted(&self, target: &str, trouble: Option<&str>);
+
+    /// Hands a request on whose session is not open in this process.
+    fn elsewhere(&self, request: Request);
 
     /// Waits until sessions must end, and says why.
     fn ending(&self) -> Boxed<'_, &'static str>;

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
     thread,
@@ -391,4 +391,58 @@ fn long_answers_are_split_and_longer_records_refused() {
     assert_eq!((rows, with_columns), (9, 1));
     log.close().unwrap();
     assert_eq!(verify(dir.path()).broken, None);
+}
+
+#[test]
+fn a_log_that_changes_hands_is_one_chain_whoever_appends() {
+    struct Other(Recorder);
+    impl Keeper for Other {
+        fn append(&self, kind: Kind, body: &[u8], durable: bool) -> Result<u64, AppendError> {
+            self.0.append_body(kind, body, durable)
+        }
+    }
+    let dir = TempDir::new().unwrap();
+    let open = || Recorder::open(options(dir.path(), 64 << 10));
+    let recorder = Arc::new(open().unwrap());
+    recorder.append(&decided("s1", 1)).unwrap();
+
+    // Not taken: it goes on here.
+    let refused = recorder.hand_over(2, || Err("no".into()));
+    assert!(matches!(refused, Err(HandOverError::NotTaken(reason)) if reason == "no"));
+    recorder.append(&decided("s1", 2)).unwrap();
+    assert!(recorder.log().is_some());
+
+    // Taken, while others append: none of theirs is refused, and all of them are there.
+    let appending = {
+        let (batched, strict) = (Arc::clone(&recorder), recorder.strict());
+        thread::spawn(move || {
+            for operation in (3..203).step_by(2) {
+                batched.append(&decided("s1", operation)).unwrap();
+                strict.append(&decided("s1", operation + 1)).unwrap();
+            }
+        })
+    };
+    let other = Arc::new(Mutex::new(None));
+    let taken = Arc::clone(&other);
+    recorder
+        .hand_over(3, move || {
+            let keeper = Arc::new(Other(open().map_err(|error| error.to_string())?));
+            *taken.lock().unwrap() = Some(Arc::clone(&keeper));
+            Ok(keeper as Arc<dyn Keeper>)
+        })
+        .unwrap();
+    assert!(recorder.log().is_none());
+    assert!(matches!(recorder.hand_over(4, || Err(String::new())), Err(HandOverError::Elsewhere)));
+    appending.join().unwrap();
+
+    let other = other.lock().unwrap().take().unwrap();
+    let log = other.0.log().unwrap();
+    assert!(log.settle());
+    let operations: Vec<u64> =
+        log.records("s1", 0, 1000).unwrap().iter().map(|record| record.event["operation"].as_u64().unwrap()).collect();
+    assert_eq!(operations, (1..=202).collect::<Vec<_>>());
+    assert_eq!(log.verify(&mut |_, _| {}).unwrap().broken, None);
+    drop(log);
+    recorder.close().unwrap();
+    other.0.close().unwrap();
 }

@@ -16,7 +16,7 @@ use std::{
     os::fd::AsFd,
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent_common::CANARY;
@@ -48,6 +48,9 @@ const FILE_LIMIT: u64 = 1 << 20;
 /// A connect that was led to a listener before another took its place may arrive so much later: its first packet is sent again
 /// after a second.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// So long are such connections accepted at most. Whoever owns a network namespace can send there what was led to nobody.
+const AT_LATEST: Duration = Duration::from_secs(8);
 
 /// What every session of this proxy shares.
 pub struct Proxy {
@@ -90,7 +93,10 @@ impl Proxy {
                 () = is(&mut succeeded, true) => break,
             }
         }
-        while let Ok(accepted) = timeout(ON_ITS_WAY, listener.accept()).await {
+        let late = Instant::now() + AT_LATEST;
+        while Instant::now() < late
+            && let Ok(accepted) = timeout(ON_ITS_WAY, listener.accept()).await
+        {
             self.accepted(accepted).await;
         }
     }
@@ -274,6 +280,10 @@ impl Host for Proxy {
 
     fn attempted(&self, target: &str, trouble: Option<&str>) {
         self.attempts.note(target, trouble);
+    }
+
+    fn elsewhere(&self, request: protocol::Request) {
+        self.handover.predecessors().ask(&request);
     }
 
     fn ending(&self) -> Boxed<'_, &'static str> {

@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use super::{
@@ -13,7 +12,7 @@ use super::{
 use crate::{
     gate::Admission,
     protocol::{
-        Connection,
+        Connection, Request,
         tls::{self, TlsError},
     },
 };
@@ -24,8 +23,7 @@ static KEYS: LazyLock<Mutex<HashMap<CancelKey, Session>>> = LazyLock::new(Mutex:
 /// What a key of ours stands for.
 #[derive(Clone)]
 struct Session {
-    target: String,
-    destination: SocketAddr,
+    connection: Arc<Connection>,
     admission: Admission,
     key: CancelKey,
 }
@@ -38,7 +36,7 @@ impl Issued {
     ///
     /// # Errors
     /// No random bytes.
-    pub fn new(connection: &Connection, admission: &Admission, key: CancelKey) -> Result<Self, TlsError> {
+    pub fn new(connection: &Arc<Connection>, admission: &Admission, key: CancelKey) -> Result<Self, TlsError> {
         let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let [a, b, c, d, secret @ ..]: [u8; 8] = tls::random()?;
@@ -46,12 +44,7 @@ impl Issued {
             let process = u32::from_be_bytes([a & 0x7f, b, c, d]);
             let own = CancelKey { process, secret: u32::from_be_bytes(secret) };
             if let std::collections::hash_map::Entry::Vacant(entry) = keys.entry(own) {
-                entry.insert(Session {
-                    target: connection.target.name.clone(),
-                    destination: connection.destination,
-                    admission: admission.clone(),
-                    key,
-                });
+                entry.insert(Session { connection: Arc::clone(connection), admission: admission.clone(), key });
                 return Ok(Self(own));
             }
         }
@@ -71,19 +64,21 @@ impl Drop for Issued {
 }
 
 /// Passes a cancel request on to the server of the session that the key belongs to. A key that belongs to none, or to a
-/// session with another target or server, is ignored, as servers do.
+/// session with another target or server, is ignored, as servers do. `false` if it belongs to none in this process.
 ///
 /// # Errors
 /// The server cannot be reached.
-pub async fn cancel(connection: &Connection, key: CancelKey) -> Result<(), UpstreamError> {
+pub async fn cancel(request: &Request) -> Result<bool, UpstreamError> {
+    let Ok(key) = CancelKey::read(&request.body) else { return Ok(true) };
     let session = KEYS.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-    let same =
-        |session: &Session| session.target == connection.target.name && session.destination == connection.destination;
-    let Some(session) = session.filter(same) else { return Ok(()) };
-    let mut server = upstream::open(connection, &session.admission).await?;
-    server.send(&session.admission.housekeeping(session.key.request()));
+    let Some(Session { connection, admission, key }) = session else { return Ok(false) };
+    if connection.target.name != request.target || connection.destination != request.destination {
+        return Ok(true);
+    }
+    let mut server = upstream::open(&connection, &admission).await?;
+    server.send(&admission.housekeeping(key.request()));
     // The server closes once it has sent the signal; the client waits for that too.
     match server.receive().await {
-        Ok(_) | Err(_) => Ok(()),
+        Ok(_) | Err(_) => Ok(true),
     }
 }

@@ -35,12 +35,12 @@ use self::{
     upstream::{Upstream, UpstreamError},
     wire::Client,
 };
-use super::{Connection, HostError, tls::TlsError};
+use super::{Connection, HostError, Request, tls::TlsError};
 use crate::{
     config::CredentialSource,
     gate::{Admission, Gate},
     masking::without_values,
-    model::{Action, Boxed, Denial, Mode, Request, Resource, Verdict},
+    model::{self, Action, Boxed, Denial, Mode, Resource, Verdict},
     recording::{Event, SessionStart},
 };
 
@@ -48,6 +48,17 @@ use crate::{
 #[must_use]
 pub fn serve(socket: TcpStream, connection: Connection) -> Boxed<'static, ()> {
     Box::pin(session(socket, connection))
+}
+
+/// Carries out a cancel request, if its session is open in this process.
+#[must_use]
+pub fn aside(request: &Request) -> Boxed<'_, bool> {
+    Box::pin(async move {
+        cancel::cancel(request).await.unwrap_or_else(|error| {
+            tracing::warn!(target = %request.target, %error, "a cancel request was not passed on");
+            true
+        })
+    })
 }
 
 /// Why there was no session. What the client is told, and what is recorded.
@@ -71,11 +82,18 @@ impl Refusal {
 async fn session(socket: TcpStream, connection: Connection) {
     // Small messages go back and forth; waiting to fill a packet would only delay them, so a failure here is only slow.
     let _delayed = socket.set_nodelay(true);
+    let connection = Arc::new(connection);
     let (mut client, startup) = match greet(&connection, socket).await {
         Ok(Greeting::Session(client, startup)) => (client, startup),
         Ok(Greeting::Cancel(key)) => {
-            if let Err(error) = cancel::cancel(&connection, key).await {
-                tracing::warn!(target = %connection.target.name, %error, "a cancel request was not passed on");
+            let request = Request {
+                protocol: connection.target.protocol.clone(),
+                target: connection.target.name.clone(),
+                destination: connection.destination,
+                body: key.body().to_vec(),
+            };
+            if !aside(&request).await {
+                connection.host.elsewhere(request);
             }
             return;
         }
@@ -100,7 +118,7 @@ async fn session(socket: TcpStream, connection: Connection) {
 
 /// From the client's wish to a server that is ready for its first statement.
 async fn begin(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     client: &mut Client,
     startup: &Startup,
 ) -> Result<(Session, Option<Issued>), Refusal> {
@@ -157,7 +175,7 @@ async fn begin(
 /// Decides whether there may be a session at all.
 fn admit(connection: &Connection) -> Result<(Gate, Admission), Refusal> {
     let resource = Resource::target(&connection.target.name);
-    let connect = Action { requests: [Request::new("connect", resource)].into(), facts: BTreeMap::new() };
+    let connect = Action { requests: [model::Request::new("connect", resource)].into(), facts: BTreeMap::new() };
     Ok(Gate::admit(connection.services.clone(), connection.subject.clone(), &connect)?)
 }
 

@@ -39,6 +39,12 @@ impl CancelKey {
         Ok(key)
     }
 
+    /// As the bytes that [`read`](Self::read) takes.
+    #[must_use]
+    pub fn body(self) -> [u8; 8] {
+        (u64::from(self.process) << 32 | u64::from(self.secret)).to_be_bytes()
+    }
+
     /// As `BackendKeyData`.
     #[must_use]
     pub fn announce(self) -> Bytes {

@@ -12,7 +12,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::recording::MAX_BODY;
+use crate::{protocol, recording::MAX_BODY};
 
 /// Longest word. The longest lists sessions, at some 200 bytes each.
 const MAX_WORD: usize = 16 << 20;
@@ -49,6 +49,8 @@ pub(super) enum Word {
     Going(Vec<Going>),
     /// The newer: the policies have changed.
     Reload,
+    /// The newer: a request about a session that it does not have.
+    Aside(protocol::Request),
 }
 
 /// A process that only keeps its sessions.

@@ -115,9 +115,13 @@ impl Handover {
         self.successor.borrow().as_ref().map(|successor| successor.pid())
     }
 
-    /// Has the open sessions end, with this reason, each in its own protocol.
+    /// Has the open sessions end, each in its own protocol, with this reason if there was none before.
     pub(super) fn end_sessions(&self, why: &'static str) {
-        self.ending.send_replace(Some(why));
+        self.ending.send_if_modified(|ending| {
+            let is_first = ending.is_none();
+            ending.get_or_insert(why);
+            is_first
+        });
     }
 
     /// Waits until the open sessions must end.
@@ -156,6 +160,7 @@ impl Proxy {
             }
             let going = self.going(&successor);
             if !*handover.accepting.borrow() && self.open.is_idle() && handover.predecessors.are_gone() {
+                successor.tell(&going);
                 tracing::info!("the last session has ended");
                 return Ok(());
             }

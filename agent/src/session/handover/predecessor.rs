@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::link::{Going, Kept, Word, receive, send};
 use crate::{
     control::{self, OpenSession, Peer},
+    protocol,
     recording::{Append as _, Event, Kind, OpenError, Options, Recorder},
 };
 
@@ -215,6 +216,14 @@ impl Predecessors {
         for predecessor in &*self.lock() {
             // One that is gone decides nothing.
             let _ = predecessor.say(&Word::Reload);
+        }
+    }
+
+    /// Hands a request on about a session that one of them may have.
+    pub(in super::super) fn ask(&self, request: &protocol::Request) {
+        for predecessor in &*self.lock() {
+            // One that is gone has no sessions.
+            let _ = predecessor.say(&Word::Aside(request.clone()));
         }
     }
 

@@ -10,13 +10,16 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     Going, Launch, Proxy, TAKE_OVER, ending,
     link::{Word, receive, send},
 };
-use crate::recording::{AppendError, HandOverError, Keeper, Kind};
+use crate::{
+    protocol,
+    recording::{AppendError, HandOverError, Keeper, Kind},
+};
 
 /// How long the newer process may take for each step of its start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -119,10 +122,10 @@ impl Proxy {
             until: Mutex::new(None),
             gone: watch::Sender::new(false),
         });
-        let (proxy, listening) = (Arc::clone(self), Arc::clone(&successor));
+        let (proxy, listening, runtime) = (Arc::clone(self), Arc::clone(&successor), Handle::current());
         thread::Builder::new()
             .name("handover".into())
-            .spawn(move || listening.listen(&proxy, &sender, &ready))
+            .spawn(move || listening.listen(&proxy, &runtime, &sender, &ready))
             .map_err(gone)?;
         self.handover.successor.send_replace(Some(Arc::clone(&successor)));
         Ok(successor)
@@ -157,7 +160,13 @@ impl Successor {
     }
 
     /// Hears what it says, until it is gone.
-    fn listen(&self, proxy: &Proxy, answers: &mpsc::Sender<Result<u64, String>>, ready: &mpsc::Sender<()>) {
+    fn listen(
+        &self,
+        proxy: &Arc<Proxy>,
+        runtime: &Handle,
+        answers: &mpsc::Sender<Result<u64, String>>,
+        ready: &mpsc::Sender<()>,
+    ) {
         while let Ok((word, _)) = receive(&self.link) {
             match word {
                 // Nobody may be waiting any more.
@@ -168,6 +177,9 @@ impl Successor {
                     let _ = ready.send(());
                 }
                 Word::Reload => reload(proxy),
+                Word::Aside(request) => {
+                    runtime.spawn(aside(Arc::clone(proxy), request));
+                }
                 other => {
                     tracing::error!(?other, "the process in this one's place makes no sense");
                     break;
@@ -197,6 +209,18 @@ fn reload(proxy: &Proxy) {
     if let Err(errors) = proxy.reload() {
         tracing::error!("policies that the process in this one's place has taken have faults here: {errors}");
         proxy.handover.end_sessions(ending::POLICIES);
+    }
+}
+
+/// Carries out a request about a session of this process, or hands it on to those before it.
+async fn aside(proxy: Arc<Proxy>, request: protocol::Request) {
+    let known = protocol::ASIDES.iter().find(|(protocol, _)| *protocol == request.protocol);
+    let done = match known {
+        Some((_, aside)) => aside(&request).await,
+        None => false,
+    };
+    if !done {
+        proxy.handover.predecessors.ask(&request);
     }
 }
 

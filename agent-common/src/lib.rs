@@ -156,7 +156,7 @@ pub const DESTINATION_PREFIX: u32 = 32;
 pub struct Destination {
     /// Index of the target.
     pub target: u32,
-    /// [`DESTINATION_OBSERVE`] or zero.
+    /// [`DESTINATION_OBSERVE`], [`DESTINATION_TRIAL`] or zero.
     pub flags: u32,
 }
 
@@ -165,6 +165,8 @@ pub const CANARY: u32 = u32::MAX - 1;
 
 /// The target is in observe mode: without a listener the connection goes through directly, and is counted.
 pub const DESTINATION_OBSERVE: u32 = 1;
+/// Of a Unix socket: refused to everybody, to find out whether the kernel asks the program at all.
+pub const DESTINATION_TRIAL: u32 = 2;
 
 /// Agent-wide settings: the only entry of the settings map.
 #[repr(C)]
@@ -217,6 +219,55 @@ pub const fn in_scope(bits: u16, user: Membership, cgroup: Membership) -> bool {
     bits & scope::LISTED == 0 || user == MEMBER || (cgroups && matches!(cgroup, UNKNOWN | MEMBER))
 }
 
+/// Key of the map of listed Unix sockets: where the file of a listening socket lies, whoever leads there by which name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SocketPlace {
+    /// Number of the file system, as the kernel has it: twenty bits for the minor number.
+    pub device: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Names of the file and of its directories up to the root of the file system, folded by [`fold_name`].
+    pub path: u64,
+}
+
+/// [`SocketPlace::path`] before the first name.
+pub const NO_NAMES: u64 = 0xcbf2_9ce4_8422_2325;
+/// Bytes of a name on a listed path, with the zero behind it; the rest are zeroes.
+pub const NAME_BYTES: usize = 112;
+/// Names on a listed path.
+pub const MAX_NAMES: usize = 16;
+
+/// Folds the name of a file, then of its directory, and so on, into a number. Who could make two paths meet is whoever makes the
+/// directories of the target's server.
+#[must_use]
+pub const fn fold_name(path: u64, name: &[u64; NAME_BYTES / 8]) -> u64 {
+    let mut path = path;
+    let mut at = 0;
+    while at < name.len() {
+        path = (path ^ name[at]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        path ^= path >> 29;
+        at += 1;
+    }
+    path
+}
+
+/// Where the programs find what they read of the kernel's own structures: offsets, which differ from kernel to kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// `unix_sock.path.dentry`
+    pub dentry: u32,
+    /// `dentry.d_parent`
+    pub parent: u32,
+    /// `dentry.d_name.name`
+    pub name: u32,
+    /// `dentry.d_sb`
+    pub file_system: u32,
+    /// `super_block.s_dev`
+    pub device: u32,
+}
+
 /// Where the proxy listens in a network namespace: the value of the listener map, whose key is the namespace's cookie. The
 /// port on loopback, in host byte order; a port can be taken in one namespace and free in another.
 ///
@@ -267,6 +318,8 @@ pub const MAX_USERS: u32 = 1024;
 pub const MAX_CGROUPS: u32 = 65_536;
 /// Destinations that lockdown allows, per family.
 pub const MAX_ALLOWED: u32 = 1024;
+/// Unix sockets of targets on this host.
+pub const MAX_SOCKETS: u32 = 1024;
 /// Redirected connections that wait for their handshake at once. Beyond it, connections are refused.
 pub const MAX_TUPLES: u32 = 65_536;
 
@@ -355,6 +408,8 @@ const _: () = {
     assert!(offset_of!(ProcessEntry, executor) == 16);
     assert!(size_of::<DestinationKey>() == 20);
     assert!(size_of::<Destination>() == 8);
+    assert!(size_of::<SocketPlace>() == 16);
+    assert!(size_of::<Offsets>() == 20);
     assert!(size_of::<Settings>() == 16);
     assert!(size_of::<Unserved>() == 8);
 };

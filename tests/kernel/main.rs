@@ -488,7 +488,7 @@ fn uninstall(host: &mut Host) {
     let removed = agent::warden::uninstall(&host.pins).expect("removed");
     // Before 6.10 two probes stand in for a tracepoint; each interface has a link, where the kernel has them.
     assert!(links >= 13, "{links}");
-    assert_eq!((removed.links, removed.maps), (links, 14));
+    assert_eq!((removed.links, removed.maps), (links, 15));
     assert!(!host.pins.exists());
     assert_eq!(agent::warden::uninstall(&host.pins).expect("nothing to do"), agent::warden::Removed::default());
     let server = TcpListener::bind(host.v4).expect("the target itself");

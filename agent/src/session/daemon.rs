@@ -331,8 +331,8 @@ struct Running {
 impl Daemon for Running {
     fn status(&self) -> Result<Status, String> {
         let log = control::LogReport::from(self.log()?.status());
-        let targets: Vec<TargetStatus> = (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect();
         let (counters, surroundings, problems) = self.handle.block_on(self.condition());
+        let targets = (0..self.proxy.targets.all().len()).map(|index| self.target(index, &surroundings)).collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -402,7 +402,7 @@ impl Running {
             }
         };
         let targets = self.proxy.targets.all().iter().enumerate().flat_map(|(index, target)| {
-            let problems = self.proxy.targets.problems(index).into_iter();
+            let problems = self.problems(index, &surroundings).into_iter();
             problems.map(|problem| format!("{}: {problem}", target.name)).collect::<Vec<_>>()
         });
         let log = self.proxy.log.log().map(|log| control::LogReport::from(log.status()).problems).unwrap_or_default();
@@ -410,7 +410,14 @@ impl Running {
         (counters, surroundings, problems)
     }
 
-    fn target(&self, index: usize) -> TargetStatus {
+    /// What an operator should know about a target.
+    fn problems(&self, index: usize, surroundings: &Surroundings) -> Vec<String> {
+        let open = surroundings.sockets.iter().filter(|(target, _)| *target as usize == index);
+        let open = open.map(|(_, which)| format!("unix: {which}"));
+        self.proxy.targets.problems(index).into_iter().chain(open).collect()
+    }
+
+    fn target(&self, index: usize, surroundings: &Surroundings) -> TargetStatus {
         let target = &self.proxy.targets.all()[index];
         let (last_session, last_trouble) = self.proxy.attempts.of(&target.name);
         TargetStatus {
@@ -419,7 +426,7 @@ impl Running {
             mode: target.mode,
             addresses: self.proxy.targets.addresses(index),
             connections: self.proxy.open.on(&target.name) + self.proxy.handover.predecessors().on(&target.name),
-            problems: self.proxy.targets.problems(index),
+            problems: self.problems(index, surroundings),
             last_session,
             last_trouble,
         }

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     config::{Config, CredentialSource, Intercept},
-    model::{Flow, Process},
+    model::{Flow, Process, Surroundings},
 };
 
 /// Threads that answer a proxy. Reading a process takes some tenths of a millisecond; hashing a new program longer.
@@ -71,6 +71,7 @@ struct Shared {
     user: AgentUser,
     intercept: Intercept,
     cgroup_root: PathBuf,
+    runtime_dir: PathBuf,
     /// Held by the one self-test at a time.
     testing: Mutex<()>,
     stopping: AtomicBool,
@@ -119,6 +120,7 @@ impl Server {
             user,
             intercept: config.intercept.clone(),
             cgroup_root: examiner.cgroup_root().to_owned(),
+            runtime_dir: config.agent.runtime_dir.clone(),
             testing: Mutex::new(()),
             examiner,
             stopping: AtomicBool::new(false),
@@ -339,11 +341,15 @@ impl Session<'_> {
                 send(answer, &[])
             }
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
-            Call::Surroundings => send(Answer::Surroundings(Box::new(self.shared.namespaces.report())), &[]),
+            Call::Surroundings => {
+                let surroundings = Surroundings { sockets: capture.open_sockets(), ..self.shared.namespaces.report() };
+                send(Answer::Surroundings(Box::new(surroundings)), &[])
+            }
             Call::SelfTest => {
                 let shared = self.shared;
                 let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);
-                let answer = match selftest::run(capture, &shared.intercept, &shared.cgroup_root) {
+                let answer = match selftest::run(capture, &shared.intercept, (&shared.cgroup_root, &shared.runtime_dir))
+                {
                     Ok(attempts) => Answer::SelfTest(attempts),
                     Err(error) => Answer::Refused(error.to_string()),
                 };

@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt};
 
-use agent_common::{Destination, DestinationKey, FlowRecord, ProcessEntry, Settings};
+use agent_common::{Destination, DestinationKey, FlowRecord, Offsets, ProcessEntry, Settings, SocketPlace};
 
 /// A shared record as a value or key of a map.
 #[repr(transparent)]
@@ -35,6 +35,10 @@ unsafe impl aya::Pod for Plain<DestinationKey> {}
 unsafe impl aya::Pod for Plain<Destination> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Settings> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<SocketPlace> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Offsets> {}
 
 /// An attach type of cgroup programs, as `enum bpf_attach_type` numbers them.
 #[repr(u32)]

@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 
 mod ledger;
+mod unix;
 
 pub use ledger::*;
+pub use unix::*;
 
 /// Version of the layout of pinned maps; part of the pin directory's name. A new agent never adopts another layout.
 pub const LAYOUT: u32 = 3;
@@ -184,7 +186,7 @@ pub const DESTINATION_PREFIX: u32 = 32;
 pub struct Destination {
     /// Index of the target.
     pub target: u32,
-    /// [`DESTINATION_OBSERVE`] or zero.
+    /// [`DESTINATION_OBSERVE`], [`DESTINATION_TRIAL`] or zero.
     pub flags: u32,
     /// The target in the coverage ledger.
     pub ledger: LedgerId,
@@ -195,6 +197,8 @@ pub const CANARY: u32 = u32::MAX - 1;
 
 /// The target is in observe mode: without a listener the connection goes through directly, and is counted.
 pub const DESTINATION_OBSERVE: u32 = 1;
+/// Of a Unix socket: refused to everybody, to find out whether the kernel asks the program at all.
+pub const DESTINATION_TRIAL: u32 = 2;
 
 /// Agent-wide settings: the only entry of the settings map.
 #[repr(C)]
@@ -411,6 +415,8 @@ const _: () = {
     assert!(size_of::<DestinationKey>() == 20);
     assert!(size_of::<Destination>() == 12);
     assert!(size_of::<Listeners>() == 16);
+    assert!(size_of::<SocketPlace>() == 16);
+    assert!(size_of::<Offsets>() == 20);
     assert!(size_of::<Settings>() == 16);
     assert!(size_of::<Unserved>() == 8);
 };

@@ -1,8 +1,8 @@
 //! Postern's kernel side: connections to protected destinations are noted and led to the proxy, or refused.
 //!
 //! Attached at the root of the cgroup v2 hierarchy and pinned there, so that it outlives the agent. In the order of one
-//! connection: [`create`], [`connect`], then [`handover`]; beside them [`process`] keeps watch on exec and exit, [`guard`] on
-//! packets that have come past all of them, and [`ledger`] counts.
+//! connection: [`create`], [`connect`], then [`handover`]; beside them [`unix`] refuses a target's own sockets on this host,
+//! [`process`] keeps watch on exec and exit, [`guard`] on packets that have come past all of them, and [`ledger`] counts.
 //!
 //! *Invariant:* a connection to a protected destination reaches the proxy together with its flow, or does not happen.
 //! Whatever cannot be looked up, noted or recognised is refused.
@@ -20,11 +20,12 @@ mod maps;
 mod namespaces;
 mod process;
 mod scope;
+mod unix;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, kprobe, kretprobe, sock_ops},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, kprobe, kretprobe, lsm, sock_ops},
     programs::{
-        BtfTracePointContext, ProbeContext, RetProbeContext, SkBuffContext, SockAddrContext, SockContext,
+        BtfTracePointContext, LsmContext, ProbeContext, RetProbeContext, SkBuffContext, SockAddrContext, SockContext,
         SockOpsContext, TcContext,
     },
 };
@@ -83,6 +84,12 @@ pub fn handover(ctx: SockOpsContext) -> u32 {
 #[cgroup_sock(sock_release)]
 pub fn release(ctx: SockContext) -> i32 {
     handover::released(&ctx)
+}
+
+/// A Unix socket connects to one that listens.
+#[lsm(hook = "unix_stream_connect")]
+pub fn connect_unix(ctx: LsmContext) -> i32 {
+    unix::connect(&ctx)
 }
 
 /// A packet leaves a socket.

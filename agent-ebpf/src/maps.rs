@@ -8,8 +8,8 @@ use core::{arch::asm, ffi::c_void, ptr};
 use agent_common::{
     ABANDONED_BYTES, COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey,
     LedgerRow, Listeners, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_EXECUTED, MAX_LEDGER, MAX_NAMESPACES,
-    MAX_OPEN, MAX_PROCESSES, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey, UNSERVED_BYTES,
-    Unserved,
+    MAX_OPEN, MAX_PROCESSES, MAX_SOCKETS, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, SocketPlace,
+    TupleKey, UNSERVED_BYTES, Unserved,
 };
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -62,6 +62,10 @@ pub static ALLOWED4: LpmTrie<DestinationKey, u32, { MAX_ALLOWED as usize }> = Lp
 /// IPv6 destinations that lockdown allows; port 0 stands for any.
 #[btf_map]
 pub static ALLOWED6: LpmTrie<DestinationKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
+
+/// Unix sockets of targets on this host.
+#[btf_map]
+pub static SOCKETS: HashMap<SocketPlace, Destination, { MAX_SOCKETS as usize }> = HashMap::new();
 
 /// Processes that connect, by tgid.
 #[btf_map]

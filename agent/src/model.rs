@@ -168,7 +168,7 @@ pub enum Fate {
     NotCut(String),
 }
 
-/// How the agent is in the host's network namespaces.
+/// How the agent is in the host's network namespaces, and what it cannot close there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Surroundings {
     /// Network namespaces beside the host's own in which it listens.
@@ -187,6 +187,8 @@ pub struct Surroundings {
     pub older: Vec<Older>,
     /// Why they could not be looked for.
     pub blind: Option<String>,
+    /// Listed Unix sockets that somebody in scope can connect to: the target's index, and which and why.
+    pub sockets: Vec<(u32, String)>,
 }
 
 /// A network namespace in which the agent cannot listen, or for IPv4 only.

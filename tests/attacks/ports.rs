@@ -11,7 +11,7 @@ use crate::world::{PATIENCE, PERMITTED_UID, SECRET, UID, World, expect, nothing,
 
 /// The first source port that is used; nothing else does, in this network namespace.
 const FIRST: u16 = 20_000;
-/// More connections than the proxy's listener lets wait, which is 4096.
+/// More connections than the proxy's listeners let wait, which is 1024 each.
 const MANY: u16 = 6000;
 /// Ports that are tried after that: some whose connections waited to be accepted, and the last, which hung before.
 const AGAIN: u16 = 20;

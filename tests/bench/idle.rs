@@ -10,7 +10,7 @@ use std::{
 
 use agent_tests::{
     Agent, Outcome, Postgres, Target, TempDir, bpf,
-    pooled::{Pool, sessions},
+    pooled::{Pool, at_most, sessions},
     rss_kib,
 };
 
@@ -36,10 +36,11 @@ permit (principal in Role::"bench", action == Action::"connect", resource in Tar
 /// # Errors
 /// Something did not start, or not all connections could be opened.
 pub fn measure() -> Outcome<Vec<Figure>> {
+    let count = at_most(OPEN)?;
     let server = Postgres::builder().login(USER, "unused").start()?;
     let pool = Pool::start(&server, &[PROTECTED, UNPROTECTED])?;
     let logs = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
-    let (haproxy, port) = world::haproxy(&logs, pool.port(), 2 * OPEN)?;
+    let (haproxy, port) = world::haproxy(&logs, pool.port(), 2 * count)?;
     let target = Target::postgres("bench", [format!("{PROTECTED}:{}", pool.port())]).credential(USER, None);
     let agent =
         Agent::builder().target(target).role("bench", ["{ user = \"root\" }"]).policy("bench.cedar", POLICY).start()?;
@@ -49,12 +50,12 @@ pub fn measure() -> Outcome<Vec<Figure>> {
     let mut grown = Vec::new();
     let mut maps = Vec::new();
     for (pid, port) in [(proxy, pool.port()), (haproxy.pid(), port)] {
-        eprintln!("{NAME}: {OPEN} connections by {}", if pid == proxy { "postern" } else { "haproxy" });
+        eprintln!("{NAME}: {count} connections by {}", if pid == proxy { "postern" } else { "haproxy" });
         // One, so that what is made once is there.
         drop(sessions((PROTECTED, port).into(), 1)?);
         let (before, memory) = (rss(pid)?, map_memory(&agent)?);
-        let open = sessions((PROTECTED, port).into(), OPEN)?;
-        grown.push((rss(pid)? - before) / as_float(OPEN as u64));
+        let open = sessions((PROTECTED, port).into(), count)?;
+        grown.push((rss(pid)? - before) / as_float(count as u64));
         maps.push((memory, map_memory(&agent)?));
         drop(open);
         std::thread::sleep(Duration::from_secs(1));

@@ -4,9 +4,17 @@
 //! or guarded for it, and everything goes with the suite's last process.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{
+            fs::{DirBuilderExt as _, PermissionsExt as _},
+            net::UnixListener,
+        },
+    },
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +39,11 @@ pub const OPEN: u16 = 15_434;
 pub const SPARE: u16 = 15_436;
 /// Where markers go, by which the judge knows that everything before has arrived.
 const MARKER: u16 = 15_435;
+
+/// The target's Unix socket on this host, in a directory of the suite with this pid.
+pub fn unix_socket(suite: u32) -> PathBuf {
+    format!("/run/postern-bypass-{suite}/target").into()
+}
 
 /// Mark of packets that are routed by another table.
 pub const MARK: u32 = 0x51;
@@ -113,6 +126,7 @@ pub struct Ground {
     ears: Vec<OwnedFd>,
     listeners: Vec<TcpListener>,
     datagrams: Vec<UdpSocket>,
+    unix: UnixListener,
     marker: UdpSocket,
     marked: u64,
     /// Addresses of which everything counts that arrives there.
@@ -160,6 +174,7 @@ impl Ground {
             Ok((ear(TARGET_SIDE)?, listeners, datagrams))
         })?;
         let (local, local_datagrams) = serve(&[LOCAL])?;
+        let unix = serve_unix().map_err(|error| format!("the Unix socket: {error}"))?;
         let marker = UdpSocket::bind((HOST.0, 0)).map_err(|error| error.to_string())?;
         let mut ground = Self {
             target,
@@ -167,6 +182,7 @@ impl Ground {
             ears: vec![ear, self::ear("lo")?],
             listeners: listeners.into_iter().chain(local).collect(),
             datagrams: datagrams.into_iter().chain(local_datagrams).collect(),
+            unix,
             marker,
             marked: 0,
             watched: Vec::new(),
@@ -212,6 +228,9 @@ impl Ground {
                     found.push(format!("a connection from {peer}"));
                 }
             }
+        }
+        while self.unix.accept().is_ok() {
+            found.push("a connection to the Unix socket".into());
         }
         for socket in &self.datagrams {
             while let Ok((size, from)) = socket.recv_from(&mut buffer) {
@@ -340,6 +359,26 @@ fn serve(ports: &[u16]) -> Outcome<(Vec<TcpListener>, Vec<UdpSocket>)> {
         }
     }
     Ok((listeners, datagrams))
+}
+
+/// Listens at [`unix_socket`], for everybody.
+fn serve_unix() -> io::Result<UnixListener> {
+    let path = unix_socket(std::process::id());
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().mode(0o755).create(directory)?;
+    }
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let path = unix_socket(std::process::id());
+        let _ = fs::remove_file(&path);
+        let _ = path.parent().map(fs::remove_dir);
+    }
 }
 
 /// Hears every packet of an interface.

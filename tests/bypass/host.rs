@@ -43,6 +43,8 @@ pub struct Host {
     pins: PathBuf,
     warden: Option<Child>,
     pub proxy: Option<Proxy>,
+    /// Why the target's Unix socket is open, if it is: what the status says.
+    pub open: Option<String>,
     watchdog: Child,
     _alive: Option<ChildStdin>,
 }
@@ -62,7 +64,7 @@ impl Host {
             .spawn()
             .map_err(|error| format!("the watchdog: {error}"))?;
         let alive = watchdog.stdin.take();
-        Ok(Self { directory, pins, warden: None, proxy: None, watchdog, _alive: alive })
+        Ok(Self { directory, pins, warden: None, proxy: None, open: None, watchdog, _alive: alive })
     }
 
     /// Puts the programs in force for whoever is in scope, and takes the proxy's place.
@@ -77,6 +79,7 @@ impl Host {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(proxy) = Proxy::connect(&self.directory.path().join("run")) {
+                self.open = proxy.open()?;
                 self.proxy = Some(proxy);
                 return Ok(());
             }
@@ -146,6 +149,12 @@ impl Proxy {
         self.listeners[0].local_addr().map_or(0, |address| address.port())
     }
 
+    /// What the status says of the Unix sockets.
+    fn open(&self) -> Outcome<Option<String>> {
+        let surroundings = self.runtime.block_on(self.warden.surroundings()).map_err(|error| error.to_string())?;
+        Ok(surroundings.sockets.into_iter().next().map(|(_, why)| why))
+    }
+
     /// Accepts whatever waits, and says whose it is; an error: nobody's.
     pub fn accept(&self) -> Vec<Outcome<Flow>> {
         let mut found = Vec::new();
@@ -183,7 +192,10 @@ pub fn run_warden(directory: &str, pins: &str, scope: &str) -> ExitCode {
         },
         targets: vec![
             target("away", &ground::protected(), directory),
-            target("here", &ground::protected_here(), directory),
+            Target {
+                sockets: vec![ground::unix_socket(std::os::unix::process::parent_id())],
+                ..target("here", &ground::protected_here(), directory)
+            },
         ],
         roles: Vec::new(),
         intercept: intercept(scope),

@@ -17,6 +17,7 @@ mod sys;
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     process::ExitCode,
@@ -25,7 +26,7 @@ use std::{
 };
 
 use agent_tests::turn::Turn;
-use attempts::{Ending, Row};
+use attempts::{Ending, Families, Row};
 use field::{Attempt, INSIDE, Stage, Start};
 use ground::{Ground, HOST, pick};
 use host::{Host, Proxy, Scope};
@@ -110,7 +111,7 @@ struct Cell {
 
 impl Cell {
     fn name(&self) -> String {
-        format!("{} (IPv{})", self.row.name, if self.six { 6 } else { 4 })
+        self.row.shown(self.six)
     }
 
     /// How it ends by the manual's table.
@@ -162,6 +163,7 @@ impl Matrix {
         self.prepare_early(results)?;
         let scope = Scope { users: vec![INSIDE.to_string()], ..Scope::default() };
         self.host.start(&scope)?;
+        self.set_apart(results);
         for stage in [Stage::Alive, Stage::Early] {
             self.stage(stage, results)?;
         }
@@ -179,6 +181,24 @@ impl Matrix {
         }
         println!("untested: {}, ended: {:?}", results.untested, results.endings);
         Ok(())
+    }
+
+    /// Where the kernel refuses no Unix socket and the status says so, there is nothing to try: the target is reached.
+    fn set_apart(&mut self, results: &mut Results) {
+        let Some(why) = &self.host.open else { return };
+        // What the kernel itself says, where it can be asked.
+        let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+        let could = modules.trim().split(',').any(|module| module == "bpf");
+        for cell in &self.cells {
+            if cell.row.families == Families::None {
+                println!("untested: {}: the status says that it is open: {why}", cell.name());
+                results.untested += 1;
+            }
+        }
+        self.cells.retain(|cell| cell.row.families != Families::None);
+        if could {
+            results.report("Unix sockets", Err(format!("open, though this kernel has BPF's security module: {why}")));
+        }
     }
 
     fn proxy(&self) -> Outcome<&Proxy> {

@@ -22,6 +22,8 @@ const DNS: u16 = 53;
 
 /// Ways to the target, one of each class.
 const CLASSES: &[&str] = &["plain connect", "UDP: sendto", "raw: a SYN (IPPROTO_TCP)", "packet socket: a SYN"];
+/// The same where the kernel refuses Unix sockets.
+const UNIX_CLASS: &str = "Unix socket: its path";
 
 /// Attempts that only make sense here. Those that concern lockdown go to other places than a target; their endings are those of
 /// somebody in scope.
@@ -166,7 +168,8 @@ impl Arena<'_> {
     }
 
     fn classes(&mut self, what: &str, who: Somebody, governed: bool) -> Outcome {
-        for row in CLASSES {
+        let unix = self.host.open.is_none().then_some(UNIX_CLASS);
+        for row in CLASSES.iter().copied().chain(unix) {
             if governed { self.governed(what, row, who)? } else { self.left_alone(what, row, who)? }
         }
         Ok(())
@@ -199,9 +202,9 @@ impl Arena<'_> {
         right: impl Fn(&Row, &Went) -> bool,
     ) -> Outcome {
         let row = attempts::all().into_iter().chain(rows()).find(|known| known.name == row).ok_or("no such row")?;
-        for six in [false, true] {
+        for six in row.sixes().iter().copied() {
             let went = self.attempt(&row, six, who)?;
-            let name = format!("{what}: {} (IPv{}): {expected} [{}]", row.name, if six { 6 } else { 4 }, went.said);
+            let name = format!("{what}: {}: {expected} [{}]", row.shown(six), went.said);
             let outcome = if right(&row, &went) {
                 Ok(())
             } else {

@@ -8,6 +8,7 @@ use std::{
     mem,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
+    path::Path,
     ptr,
 };
 
@@ -48,6 +49,12 @@ impl Raw {
     /// No address: what makes a socket unconnected.
     pub fn unspecified() -> Self {
         Self(vec![0; 16])
+    }
+
+    /// A path, with the zero behind it.
+    pub fn unix(path: &Path) -> Self {
+        let path = path.as_os_str().as_encoded_bytes();
+        Self([&(libc::AF_UNIX as u16).to_ne_bytes()[..], path, &[0]].concat())
     }
 
     /// An address of a packet socket: an interface, an EtherType and a hardware address.

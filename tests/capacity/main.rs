@@ -13,7 +13,7 @@ use std::{
 use agent_tests::{
     Agent, Outcome, Postgres, Target, fds, full,
     net::enter_own_namespace,
-    pooled::{Pool, sessions},
+    pooled::{Pool, at_most, sessions},
     rss_kib, suite,
     suite::root_main,
     wait_until,
@@ -42,6 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     root_main("capacity", || {
+        let open = at_most(if full() { 10_000 } else { 1_000 })?;
         enter_own_namespace(&ADDRESSES)?;
         let addresses: Vec<IpAddr> = ADDRESSES.iter().filter_map(|address| address.parse().ok()).collect();
         let server = Postgres::builder().login("app", "unused").start()?;
@@ -63,7 +64,6 @@ fn main() -> ExitCode {
         let alone = sessions(places[0], BEYOND);
         few_ports(false)?;
         agent.start()?;
-        let open = if full() { 10_000 } else { 1_000 };
         Ok(suite("capacity")
             .case("control: with few ports, one destination takes no more connections", || match &alone {
                 Err(error) if error.contains("Cannot assign requested address") => Ok(()),

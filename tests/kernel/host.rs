@@ -249,10 +249,11 @@ impl Proxy {
 
     /// Accepts a connection that was meant for `asked`.
     pub fn accept(&self, asked: SocketAddr) -> TcpStream {
-        let listener = &self.listeners[usize::from(canonical(asked).is_ipv6())];
+        let six = canonical(asked).is_ipv6();
+        let is_its = |listener: &&TcpListener| listener.local_addr().is_ok_and(|address| address.is_ipv6() == six);
         let mut accepted = None;
         wait_for("a connection", || {
-            accepted = listener.accept().ok();
+            accepted = self.listeners.iter().filter(is_its).find_map(|listener| listener.accept().ok());
             accepted.is_some()
         });
         accepted.expect("accepted").0

@@ -220,6 +220,7 @@ fn surroundings() -> Surroundings {
             fate: Fate::NotCut("Operation not supported (os error 95)".into()),
         }],
         blind: None,
+        sockets: Vec::new(),
     }
 }
 

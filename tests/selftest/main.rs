@@ -1,6 +1,10 @@
 //! The self-test against the real kernel side: it finds every path closed, and the very path open whose program is taken away.
 
-use std::{fs, process::ExitCode};
+use std::{
+    fs,
+    os::unix::net::{UnixListener, UnixStream},
+    process::ExitCode,
+};
 
 use agent_tests::{Agent, Outcome, Target, suite, suite::root_main};
 use serde_json::Value;
@@ -28,6 +32,7 @@ fn main() -> ExitCode {
             .case("in a scope of users, of a cgroup, and with root excluded", scopes)
             .case("with all programs in force but no guard, raw sockets are closed by their own program", without_guard)
             .case("run --require enforcing ends where something is degraded, and serves where nothing is", required);
+        cases = cases.case("a listed Unix socket is refused, or the status says that it is open", unix);
         for (link, paths) in LINKS {
             cases = cases.case(format!("without {link} its paths are found open"), || without(link, paths));
         }
@@ -140,6 +145,53 @@ fn detach(agent: &Agent, link: &str) -> Outcome {
         .map(|link| agent.pins().join(format!("v{}", agent_common::LAYOUT)).join(format!("link_{link}")));
     let pin = pins.iter().find(|pin| pin.exists()).unwrap_or(&pins[0]);
     fs::remove_file(pin).map_err(|error| format!("{}: {error}", pin.display()))
+}
+
+/// The self-test tries one where the kernel refuses them, finds it open without the program, and the status tells of a target's
+/// where the kernel does not.
+fn unix() -> Outcome {
+    let directory = agent_tests::TempDir::new().map_err(|error| error.to_string())?;
+    let failed = |error: std::io::Error| error.to_string();
+    let path = directory.path().join("server/socket");
+    let serve = || fs::create_dir(directory.path().join("server")).and_then(|()| UnixListener::bind(&path));
+    let listener = serve().map_err(failed)?;
+    let mut agent = Agent::builder()
+        .target(
+            Target::postgres("db", ["192.0.2.77:5432"]).credential("app", None).line(format!("sockets = [{path:?}]")),
+        )
+        .role("client", [format!("{{ user = \"{UID}\" }}")])
+        .policy("all.cedar", POLICY)
+        .line("[intercept]\nusers = [\"0\"]")
+        .prepare()?;
+    agent.start()?;
+    let outcome = |attempts: &[(String, String)]| {
+        let found = attempts.iter().find(|(name, _)| name == "Unix socket by a descriptor");
+        found.map(|(_, outcome)| outcome.clone())
+    };
+    let status = agent.postern(&["status"])?;
+    if status.success() {
+        expect(outcome(&attempts(&agent)?).as_deref() == Some("refused"), || "not tried".into())?;
+        let refused = || {
+            let refused = UnixStream::connect(&path).map_err(|error| error.raw_os_error());
+            expect(refused.as_ref().is_err_and(|code| *code == Some(libc::EPERM)), || format!("{refused:?}"))
+        };
+        refused()?;
+        // The server starts again: nobody has to find the new file first.
+        drop(listener);
+        fs::remove_dir_all(directory.path().join("server")).map_err(failed)?;
+        let _listener = serve().map_err(failed)?;
+        refused()?;
+        let counted = agent.json(&["status"])?["counters"]["refused_unix"].as_u64();
+        expect(counted.is_some_and(|count| count > 0), || format!("{counted:?}"))?;
+        detach(&agent, "connect_unix")?;
+        expect(outcome(&attempts(&agent)?).as_deref() == Some("reached"), || "still closed".into())?;
+        UnixStream::connect(&path).map(drop).map_err(|error| format!("the control: {error}"))
+    } else {
+        let said = format!("db: unix: {}", path.display());
+        expect(status.stdout.contains(&said), || status.to_string())?;
+        expect(outcome(&attempts(&agent)?).is_none(), || "tried".into())?;
+        UnixStream::connect(&path).map(drop).map_err(|error| format!("the control: {error}"))
+    }
 }
 
 fn required() -> Outcome {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -15,6 +15,21 @@ const USER: &str = "postgres";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Clients that it takes.
 const CLIENTS: u32 = 30_000;
+
+/// How many sessions of these a proxy can have at once, each of which takes two descriptors, where this process and what it starts
+/// from now on may open as many files as the host lets them.
+///
+/// # Errors
+/// The limit cannot be read or set.
+pub fn at_most(wanted: usize) -> Outcome<usize> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|error| error.to_string())?;
+    let possible = usize::try_from(most.saturating_sub(400) / 2).unwrap_or(usize::MAX);
+    if possible < wanted {
+        println!("{possible} sessions instead of {wanted}: this host lets a process open {most} files");
+    }
+    Ok(possible.min(wanted))
+}
 
 /// A running PgBouncer, which hands out a few sessions of one server.
 #[derive(Debug)]
@@ -44,7 +59,9 @@ impl Pool {
         );
         let config = files.write("pgbouncer.ini", config, 0o644).map_err(|error| error.to_string())?;
         let process = Cmd::new("/usr/sbin/pgbouncer").args(["-u", USER]).arg(config).spawn()?;
-        wait_until("PgBouncer listens", PATIENCE, || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())?;
+        wait_until("PgBouncer listens", PATIENCE, || {
+            addresses.iter().all(|address| TcpStream::connect((*address, port)).is_ok())
+        })?;
         Ok(Self { port, _process: process, _files: files })
     }
 
@@ -60,8 +77,6 @@ impl Pool {
 /// # Errors
 /// One of them was refused.
 pub fn sessions(to: SocketAddr, count: usize) -> Outcome<Vec<TcpStream>> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|error| error.to_string())?;
     (1..=count).map(|number| session(to).map_err(|error| format!("session {number} of {count}: {error}"))).collect()
 }
 

@@ -56,6 +56,9 @@ pub struct Options {
     /// The canary on IPv6.
     #[arg(long)]
     v6: Option<SocketAddr>,
+    /// Its Unix socket.
+    #[arg(long)]
+    socket: Option<PathBuf>,
 }
 
 /// Makes the attempts, and prints them as JSON for the warden.
@@ -68,5 +71,6 @@ pub fn attempt(options: &Options, out: &mut Out) -> Result<(), Failure> {
         .open(options.cgroup.join("cgroup.procs"))
         .and_then(|mut procs| procs.write_all(b"0"));
     joined.map_err(|error| Failure::wrong(format!("{}: {error}", options.cgroup.display())))?;
-    Ok(out.json(&attempts::all(Canary { v4: options.v4, v6: options.v6 }, options.uid))?)
+    let canary = Canary { v4: options.v4, v6: options.v6, socket: options.socket.clone() };
+    Ok(out.json(&attempts::all(&canary, options.uid))?)
 }

@@ -1,9 +1,14 @@
 //! The child's part: every path, one after the other.
 
 use std::{
-    io,
+    fs::OpenOptions,
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
-    os::fd::OwnedFd,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{fs::OpenOptionsExt as _, net::UnixStream},
+    },
+    path::Path,
 };
 
 use super::{Attempt, Canary, Outcome, nonce, packets, sys};
@@ -13,6 +18,9 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 /// A way to reach an address: it has to bring the payload there.
 type Way = fn(SocketAddr, &[u8]) -> io::Result<()>;
+
+/// A way to reach a Unix socket.
+type SocketWay = fn(&Path, &[u8]) -> io::Result<()>;
 
 /// The ways. Those that make no connection cannot be led to the proxy.
 const WAYS: &[(&str, Way)] = &[
@@ -30,7 +38,7 @@ const WAYS: &[(&str, Way)] = &[
 
 /// Tries every path as `uid`, and tells how it seems from here: only the canary knows what has arrived.
 #[must_use]
-pub fn all(canary: Canary, uid: u32) -> Vec<Attempt> {
+pub fn all(canary: &Canary, uid: u32) -> Vec<Attempt> {
     if uid != 0
         && let Err(error) = sys::become_user(uid)
     {
@@ -51,6 +59,17 @@ pub fn all(canary: Canary, uid: u32) -> Vec<Attempt> {
             attempts.push(Attempt { path: format!("{way} {family}"), outcome });
         }
     }
+    if let Some(path) = &canary.socket {
+        for (way, try_it) in [("Unix socket", unix as SocketWay), ("Unix socket by a descriptor", unix_by_descriptor)] {
+            let outcome = match try_it(path, &nonce(attempts.len())) {
+                Ok(()) => Outcome::Untried("it was sent, and did not arrive".into()),
+                // Only the kernel side refuses with this one.
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => Outcome::Refused(error.to_string()),
+                Err(error) => Outcome::Untried(error.to_string()),
+            };
+            attempts.push(Attempt { path: way.into(), outcome });
+        }
+    }
     attempts
 }
 
@@ -58,7 +77,7 @@ fn makes_connection(way: &str) -> bool {
     !way.starts_with("UDP") && !way.ends_with("socket")
 }
 
-fn targets(canary: Canary) -> Vec<(&'static str, SocketAddr)> {
+fn targets(canary: &Canary) -> Vec<(&'static str, SocketAddr)> {
     let mut targets = vec![("v4", canary.v4)];
     if let SocketAddr::V4(v4) = canary.v4 {
         targets.push(("v4-mapped", SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into()));
@@ -158,9 +177,18 @@ fn packet(to: SocketAddr, payload: &[u8]) -> io::Result<()> {
     sys::send_packet(&socket, protocol, &packets::datagram(source, to, payload))
 }
 
+fn unix(path: &Path, payload: &[u8]) -> io::Result<()> {
+    UnixStream::connect(path)?.write_all(payload)
+}
+
+/// The path as it is spelt has nothing in common with the one that is listed.
+fn unix_by_descriptor(path: &Path, payload: &[u8]) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+    unix(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), payload)
+}
+
 /// Writes into a connected socket and closes it in order.
 fn deliver(socket: OwnedFd, payload: &[u8]) -> io::Result<()> {
-    use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::from(socket);
     stream.set_read_timeout(Some(std::time::Duration::from_millis(500)))?;
     arrived(stream.write_all(payload))?;

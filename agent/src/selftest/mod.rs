@@ -9,7 +9,7 @@ pub mod attempts;
 mod packets;
 mod sys;
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,12 +59,14 @@ impl fmt::Display for Outcome {
 }
 
 /// Where the canary listens, for TCP and for UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
     /// On IPv4.
     pub v4: SocketAddr,
     /// On IPv6, if the host has it.
     pub v6: Option<SocketAddr>,
+    /// Its Unix socket, where the kernel refuses connections to any.
+    pub socket: Option<PathBuf>,
 }
 
 /// What an attempt sends, by its place in the list: the canary knows by it what arrived.

@@ -149,9 +149,9 @@ pub async fn run(
             tracing::error!(error, "the self-test could not be made");
         }
         if must_enforce {
-            let (.., kernel) = running.kernel().await;
+            let (_, surroundings, kernel) = running.kernel().await;
             let problems = match running.log_report() {
-                Ok(log) => running.problems(&running.targets(), &log, kernel),
+                Ok(log) => running.problems(&running.targets(&surroundings), &log, kernel),
                 Err(problem) => vec![problem],
             };
             if !problems.is_empty() {
@@ -362,8 +362,9 @@ struct Running {
 
 impl Daemon for Running {
     fn status(&self) -> Result<Status, String> {
-        let (targets, log) = (self.targets(), self.log_report()?);
+        let log = self.log_report()?;
         let (counters, surroundings, kernel) = self.handle.block_on(self.kernel());
+        let targets = self.targets(&surroundings);
         let problems = self.problems(&targets, &log, kernel);
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -456,11 +457,18 @@ impl Running {
         Ok(LogReport::from(self.log()?.status()))
     }
 
-    fn targets(&self) -> Vec<TargetStatus> {
-        (0..self.proxy.targets.all().len()).map(|index| self.target(index)).collect()
+    fn targets(&self, surroundings: &Surroundings) -> Vec<TargetStatus> {
+        (0..self.proxy.targets.all().len()).map(|index| self.target(index, surroundings)).collect()
     }
 
-    fn target(&self, index: usize) -> TargetStatus {
+    /// What an operator should know about a target.
+    fn problems_of(&self, index: usize, surroundings: &Surroundings) -> Vec<String> {
+        let open = surroundings.sockets.iter().filter(|(target, _)| *target as usize == index);
+        let open = open.map(|(_, which)| format!("unix: {which}"));
+        self.proxy.targets.problems(index).into_iter().chain(open).collect()
+    }
+
+    fn target(&self, index: usize, surroundings: &Surroundings) -> TargetStatus {
         let target = &self.proxy.targets.all()[index];
         let (last_session, last_trouble) = self.proxy.attempts.of(&target.name);
         TargetStatus {
@@ -469,7 +477,7 @@ impl Running {
             mode: target.mode,
             addresses: self.proxy.targets.addresses(index),
             connections: self.proxy.open.on(&target.name) + self.proxy.handover.predecessors().on(&target.name),
-            problems: self.proxy.targets.problems(index),
+            problems: self.problems_of(index, surroundings),
             last_session,
             last_trouble,
         }

@@ -130,9 +130,6 @@ impl Targets {
         if self.open_beside_its_names(target) {
             problems.push("name-only: another resolver may answer differently".to_owned());
         }
-        if !target.sockets.is_empty() {
-            problems.push("unix: connections to the target's sockets on this host are not intercepted".to_owned());
-        }
         problems
     }
 

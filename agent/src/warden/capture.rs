@@ -13,8 +13,8 @@ use std::{
 };
 
 use agent_common::{
-    COUNTER_NAMES, Destination, FlowRecord, LAYOUT, LedgerKey, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM, Mark,
-    Ports, ProcessEntry, Settings, scope::EVERYWHERE,
+    CANARY, COUNTER_NAMES, Destination, FlowRecord, LAYOUT, LedgerKey, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM,
+    Mark, Offsets, Ports, ProcessEntry, Settings, scope::EVERYWHERE,
 };
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
@@ -28,13 +28,15 @@ use tracing::{info, warn};
 
 use super::{
     destinations::{Destinations, ProtectError},
-    features::{self, Found, Selection, State},
+    features::{self, CONNECT_UNIX, Found, Selection, State},
     host::HostError,
     interfaces::Interfaces,
     ledger::Ledger,
     pins::{self, Loaded},
     scope::{self, Scope, ScopeError},
+    sockets::{CANARY_SOCKET, Sockets},
     sys::{self, Plain},
+    types,
 };
 use crate::{
     config::{Config, Reach},
@@ -57,6 +59,9 @@ pub(super) struct Capture {
     /// Links that were in force before.
     adopted: usize,
     ledger_id: u32,
+    sockets: Mutex<Sockets>,
+    /// Whether connections to them are refused.
+    unix: bool,
     /// `None` where the kernel takes no programs on interfaces.
     interfaces: Option<Arc<Interfaces>>,
     scope: Scope,
@@ -106,7 +111,8 @@ impl Capture {
         let pin_dir = &config.agent.pin_dir;
         let directory = pin_dir.join(format!("v{LAYOUT}"));
         pins::check(pin_dir, &directory)?;
-        let mut loader = EbpfLoader::new();
+        let offsets = Plain(offsets()?);
+        let mut loader = loader(&offsets);
         for map in &pins::MAPS {
             loader.map_pin_path(map.name, directory.join(map.name));
         }
@@ -133,11 +139,14 @@ impl Capture {
         }
         settings.set(0, Plain(closed), 0)?;
 
-        let Selection { programs, features } = features::select(&mut kernel, &types()?)?;
+        let Selection { programs, features } =
+            features::select(&mut kernel, &types()?, &config.agent.runtime_dir.join(CANARY_SOCKET))?;
         features::demand(&features)?;
         for found in features.iter().filter(|found| found.state != State::Present) {
             warn!(feature = found.name, lost = found.lost, "this kernel lacks something; `postern doctor` tells more");
         }
+        let sockets = Sockets::new(map(&mut kernel, "SOCKETS")?, &config.targets)?;
+        let unix = features.iter().any(|found| found.name == CONNECT_UNIX.name && found.state == State::Present);
         let adopted = pins::attach(&mut kernel, &programs, &directory, cgroup)?;
         let programs = pins::loaded(&kernel, &programs)?;
         let interfaces = match programs.iter().find_map(Loaded::on_interfaces) {
@@ -171,11 +180,14 @@ impl Capture {
             adopted,
             // The kernel gives no two maps of one boot the same id.
             ledger_id: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
+            sockets: Mutex::new(sockets),
+            unix,
             interfaces,
             scope: Scope::open(closed.scope, &directory)?,
             cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
             directory,
         };
+        capture.open_sockets();
         Ok((capture, log, map(&mut kernel, "UNSERVED")?))
     }
 
@@ -283,6 +295,22 @@ impl Capture {
         self.destinations.lock().unwrap_or_else(PoisonError::into_inner).protect_canary(addresses)
     }
 
+    /// The listed Unix sockets that somebody in scope can connect to: for each its target, and why.
+    pub(super) fn open_sockets(&self) -> Vec<(u32, String)> {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.unix {
+            return sockets.look();
+        }
+        let why = |path: &Path| format!("{}: this kernel does not refuse connections to it", path.display());
+        sockets.listed().map(|(target, path)| (target, why(path))).collect()
+    }
+
+    /// Protects the self-test's socket, none once it is over. False where the kernel refuses none.
+    pub(super) fn protect_canary_socket(&self, path: Option<PathBuf>) -> bool {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        self.unix && !sockets.protect_canary(path).iter().any(|(target, _)| *target == CANARY)
+    }
+
     /// The programs that are no longer in force: somebody with the right to do so has detached or replaced them.
     pub(super) fn missing(&self) -> Vec<String> {
         let missing = |program: &&Loaded| !program.in_force(&self.directory, self.cgroup.as_fd()).unwrap_or(false);
@@ -345,8 +373,22 @@ fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
 
 /// What the kernel has, without putting anything in force: with maps of its own, that go with it.
 pub(super) fn features() -> Result<Vec<Found>, CaptureError> {
-    let mut kernel = EbpfLoader::new().load(OBJECT).map_err(Box::new)?;
-    features::select(&mut kernel, &types()?).map(|selection| selection.features)
+    let offsets = Plain(offsets()?);
+    let mut kernel = loader(&offsets).load(OBJECT).map_err(Box::new)?;
+    let socket = format!("/run/postern-doctor-{}", std::process::id());
+    features::select(&mut kernel, &types()?, socket.as_ref()).map(|selection| selection.features)
+}
+
+/// Where the programs read the kernel's own structures. Of a kernel without such fields they know nothing, and pass no trial.
+fn offsets() -> Result<Offsets, CaptureError> {
+    let found = types::offsets().map_err(|error| CaptureError::Types(error.to_string()))?;
+    Ok(found.unwrap_or_default())
+}
+
+fn loader(offsets: &Plain<Offsets>) -> EbpfLoader<'_> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global("OFFSETS", offsets, true);
+    loader
 }
 
 /// The kernel's description of its types.

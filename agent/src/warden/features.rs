@@ -3,10 +3,11 @@
 //!
 //! *Invariant:* nothing is put in force here. A kernel that lacks something required is refused before anything is.
 
-use std::{fmt::Write as _, io, os::fd::AsFd as _};
+use std::{fmt::Write as _, io, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Btf, Ebpf,
+    maps::HashMap,
     programs::{Program, ProgramError},
 };
 use serde::Serialize;
@@ -17,7 +18,7 @@ use super::{
     filters::Filters,
     interfaces::Way,
     pins::{Hook, PROGRAMS, Row},
-    sys,
+    sockets, sys,
 };
 
 /// Index of the loopback interface, in every network namespace.
@@ -42,6 +43,8 @@ pub(super) struct Feature {
     lost_with_stand_in: &'static str,
     /// Whether the agent does not start with neither.
     required: bool,
+    /// Whether every host loses something without it; otherwise what it is for is judged by itself.
+    general: bool,
 }
 
 /// The tracepoint between an exec's last chance to fail and its first change to the process.
@@ -52,6 +55,7 @@ pub(super) static PREPARE_EXEC: Feature = Feature {
     lost_with_stand_in: "a kprobe on begin_new_exec stands in: on a kernel with full preemption it can miss the beginning of \
                          an exec, whose end then ends the process's sessions; a failed exec can end them too",
     required: true,
+    general: true,
 };
 
 /// The helper that says from which network namespace a packet leaves.
@@ -62,6 +66,7 @@ pub(super) static NETNS_COOKIE: Feature = Feature {
     lost_with_stand_in: "the sockets themselves say it, once they connect or send: a connection of another network namespace to \
                          its own loopback, to a target's port there, is dropped if it is older than the agent",
     required: true,
+    general: true,
 };
 
 /// Links of programs to interfaces.
@@ -73,6 +78,17 @@ pub(super) static TCX: Feature = Feature {
                          accident, and an interface with the older discipline ingress has no place for them: `status` \
                          tells of both",
     required: false,
+    general: true,
+};
+
+/// The hook of security modules at which Unix sockets connect.
+pub(super) static CONNECT_UNIX: Feature = Feature {
+    name: "connect_unix",
+    since: "5.7, with `bpf` among its `lsm=`",
+    lost: "whoever the permissions let reaches the listed Unix sockets of targets: `status` says so",
+    lost_with_stand_in: "nothing stands in: a program at `connect` of Unix sockets knows the path only as it is spelt",
+    required: false,
+    general: false,
 };
 
 /// When a program is loaded.
@@ -113,13 +129,29 @@ pub struct Found {
     pub why: Option<String>,
     #[serde(skip)]
     required: bool,
+    #[serde(skip)]
+    general: bool,
 }
 
 impl Found {
+    /// Whether something is lost for want of it on any host.
+    #[must_use]
+    pub fn is_wanting(&self) -> bool {
+        self.general && self.state == State::Missing
+    }
+
     fn of(feature: &Feature, state: State, why: &str) -> Self {
         let lost = if state == State::Replaced { feature.lost_with_stand_in } else { feature.lost };
         let why = (state != State::Present).then(|| why.to_owned());
-        Self { name: feature.name, since: feature.since, state, lost, why, required: feature.required }
+        Self {
+            name: feature.name,
+            since: feature.since,
+            state,
+            lost,
+            why,
+            required: feature.required,
+            general: feature.general,
+        }
     }
 }
 
@@ -131,11 +163,11 @@ pub(super) struct Selection {
     pub features: Vec<Found>,
 }
 
-/// Loads the programs that this kernel takes.
+/// Loads the programs that this kernel takes. One is tried with a socket at this path.
 ///
 /// # Errors
 /// It refuses one that is always needed.
-pub(super) fn select(kernel: &mut Ebpf, types: &Btf) -> Result<Selection, CaptureError> {
+pub(super) fn select(kernel: &mut Ebpf, types: &Btf, socket: &Path) -> Result<Selection, CaptureError> {
     let mut programs = Vec::new();
     let mut trials: Vec<Trial> = Vec::new();
     for row in &PROGRAMS {
@@ -146,6 +178,10 @@ pub(super) fn select(kernel: &mut Ebpf, types: &Btf) -> Result<Selection, Captur
         }
         let program = kernel.program_mut(row.name).ok_or(CaptureError::Missing(row.name))?;
         let outcome = load(program, row.hook, types);
+        let outcome = match row.hook {
+            Hook::Security(_) => outcome.and_then(|()| on_trial(kernel, row.name, socket)),
+            _ => outcome,
+        };
         if let Err(error) = &outcome {
             debug!(program = row.name, %error, "the kernel does not take a program");
         }
@@ -261,6 +297,7 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
             taken.map_err(ProgramError::IOError)
         }
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, types),
+        (Program::Lsm(program), Hook::Security(name)) => program.load(name, types),
         (Program::KProbe(program), Hook::Probe(function)) => {
             program.load()?;
             let link = program.attach(function, 0)?;
@@ -270,12 +307,29 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
     }
 }
 
+/// Puts a loaded program for Unix sockets in force for a moment: a kernel that takes it need not ask it.
+fn on_trial(kernel: &mut Ebpf, name: &str, socket: &Path) -> Result<(), ProgramError> {
+    let Some(Program::Lsm(program)) = kernel.program_mut(name) else { return Err(ProgramError::UnexpectedProgramType) };
+    let link = program.attach()?;
+    let places = kernel.map_mut("SOCKETS").ok_or(ProgramError::UnexpectedProgramType)?;
+    let tried = sockets::trial(&mut HashMap::try_from(places)?, socket).map_err(ProgramError::IOError);
+    let Some(Program::Lsm(program)) = kernel.program_mut(name) else { return Err(ProgramError::UnexpectedProgramType) };
+    program.detach(link)?;
+    tried
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    static ANY: Feature =
-        Feature { name: "any", since: "6.1", lost: "much", lost_with_stand_in: "little", required: true };
+    static ANY: Feature = Feature {
+        name: "any",
+        since: "6.1",
+        lost: "much",
+        lost_with_stand_in: "little",
+        required: true,
+        general: true,
+    };
 
     fn trial(own: bool, stand_ins: &[bool]) -> Found {
         let mut trials = Vec::new();

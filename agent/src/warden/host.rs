@@ -81,7 +81,7 @@ fn cgroup_root_in(mounts: &str) -> Option<PathBuf> {
 }
 
 /// `mountinfo` writes space, tab, newline and backslash as octal escapes.
-fn unescape(field: &str) -> String {
+pub(super) fn unescape(field: &str) -> String {
     field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 

@@ -31,7 +31,9 @@ mod process;
 mod scope;
 mod selftest;
 mod server;
+mod sockets;
 mod sys;
+mod types;
 mod units;
 mod wire;
 
@@ -74,7 +76,8 @@ use crate::{
     model::{Flow, Gone},
 };
 
-/// How often entries of ended processes are looked for that the kernel side could not see the end of.
+/// How often entries of ended processes are looked for that the kernel side could not see the end of, and the places of listed
+/// sockets.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// Why the warden has ended, in order.
@@ -130,7 +133,12 @@ pub fn run(config: &Config, proxy: Option<Spawn>) -> Result<ExitReason, WardenEr
     let mut children = proxy.map(|spawn| Children::start(&config.path, user, spawn)).transpose()?;
     tell(NotifyState::Ready);
 
-    let outcome = watch(&signals, children.as_mut(), || server.serving(), || examiner.sweep(&capture));
+    let sweep = || {
+        examiner.sweep(&capture);
+        // Whoever asks for the status looks again, and is told.
+        capture.open_sockets();
+    };
+    let outcome = watch(&signals, children.as_mut(), || server.serving(), sweep);
     tell(NotifyState::Stopping);
     // The proxies first, while they can still ask; then their socket.
     if let Some(mut children) = children {

@@ -12,8 +12,8 @@ use std::{
 
 use agent_common::{
     ABANDONED_BYTES, COUNTERS, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow, Listeners,
-    MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN, MAX_PROCESSES, MAX_TUPLES,
-    MAX_USERS, Mark, Membership, ProcessEntry, Settings, TupleKey,
+    MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN, MAX_PROCESSES, MAX_SOCKETS,
+    MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, SocketPlace, TupleKey,
 };
 use aya::{
     Ebpf,
@@ -43,6 +43,8 @@ pub(super) enum Hook {
     Tracepoint(&'static str),
     /// The beginning or the end of a function of the kernel, as the program itself says.
     Probe(&'static str),
+    /// A hook of security modules.
+    Security(&'static str),
     /// Every interface: see [`super::interfaces`].
     Interfaces(Way),
 }
@@ -64,7 +66,7 @@ const fn cgroup(name: &'static str, attach_type: AttachType) -> Row {
 }
 
 /// Programs and their hooks, in the order in which they are attached: whoever connects is watched first.
-pub(super) static PROGRAMS: [Row; 18] = [
+pub(super) static PROGRAMS: [Row; 19] = [
     row("prepare_exec", Hook::Tracepoint("sched_prepare_exec"), Need::With(&features::PREPARE_EXEC)),
     row("begin_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
     row("fail_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
@@ -79,6 +81,7 @@ pub(super) static PROGRAMS: [Row; 18] = [
     cgroup("create", AttachType::SockCreate),
     cgroup("connect4", AttachType::Connect4),
     cgroup("connect6", AttachType::Connect6),
+    row("connect_unix", Hook::Security("unix_stream_connect"), Need::With(&features::CONNECT_UNIX)),
     row("egress", Hook::Cgroup(AttachType::Egress), Need::With(&features::NETNS_COOKIE)),
     row("egress_older", Hook::Cgroup(AttachType::Egress), Need::Without(&features::NETNS_COOKIE)),
     row("interface", Hook::Interfaces(Way::Link), Need::With(&features::TCX)),
@@ -99,7 +102,7 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 }
 
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
-pub(super) const MAPS: [Layout; 17] = [
+pub(super) const MAPS: [Layout; 18] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
     layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<Listeners>(), MAX_NAMESPACES),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
@@ -121,6 +124,7 @@ pub(super) const MAPS: [Layout; 17] = [
     layout("CGROUPS", MapType::Hash, size_of::<u64>(), size_of::<Membership>(), MAX_CGROUPS),
     layout("ALLOWED4", MapType::LpmTrie, size_of::<Key<Plain<DestinationKey>>>(), size_of::<u32>(), MAX_ALLOWED),
     layout("ALLOWED6", MapType::LpmTrie, size_of::<Key<Plain<DestinationKey>>>(), size_of::<u32>(), MAX_ALLOWED),
+    layout("SOCKETS", MapType::Hash, size_of::<SocketPlace>(), size_of::<Destination>(), MAX_SOCKETS),
     layout("PROCESSES", MapType::Hash, size_of::<u32>(), size_of::<ProcessEntry>(), MAX_PROCESSES),
     layout("TUPLES", MapType::Hash, size_of::<TupleKey>(), size_of::<FlowRecord>(), MAX_TUPLES),
     layout("OPEN", MapType::Hash, size_of::<FlowKey>(), size_of::<FlowRecord>(), MAX_OPEN),
@@ -246,6 +250,10 @@ fn attach_program(program: &mut Program, hook: Hook, cgroup: BorrowedFd<'_>) -> 
             let id = program.attach()?;
             Ok(program.take_link(id)?.into())
         }
+        Program::Lsm(program) => {
+            let id = program.attach()?;
+            Ok(program.take_link(id)?.into())
+        }
         Program::KProbe(program) => {
             let Hook::Probe(function) = hook else { return Err(ProgramError::UnexpectedProgramType) };
             let id = program.attach(function, 0)?;
@@ -308,7 +316,7 @@ impl Loaded {
                 Hook::Cgroup(kind) => sys::effective_programs(cgroup, kind)
                     .map_err(|error| CaptureError::Pin(pin, error))?
                     .contains(&self.id),
-                Hook::Tracepoint(_) | Hook::Probe(_) | Hook::Interfaces(_) => true,
+                Hook::Tracepoint(_) | Hook::Probe(_) | Hook::Security(_) | Hook::Interfaces(_) => true,
             })
     }
 }

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{capture::Capture, scope};
+use super::{
+    capture::Capture,
+    scope,
+    sockets::{CANARY_SOCKET, Momentary},
+};
 use crate::{
     config::Intercept,
     selftest::{Attempt, Canary, Outcome, place},
@@ -26,39 +30,46 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ARRIVAL: Duration = Duration::from_millis(200);
 
 /// Tries every path as somebody in scope.
-pub(super) fn run(capture: &Capture, intercept: &Intercept, cgroup_root: &Path) -> Result<Vec<Attempt>, SelfTestError> {
+pub(super) fn run(
+    capture: &Capture,
+    intercept: &Intercept,
+    (cgroup_root, runtime_dir): (&Path, &Path),
+) -> Result<Vec<Attempt>, SelfTestError> {
     let v4 = Listener::bind(CANARY.into()).map_err(SelfTestError::Canary)?;
     // A host without IPv6 has no path by it.
     let v6 = Listener::bind(Ipv6Addr::LOCALHOST.into()).ok();
-    let canary = Canary { v4: v4.address, v6: v6.as_ref().map(|v6| v6.address) };
+    let socket = Momentary::bind(runtime_dir.join(CANARY_SOCKET)).map_err(SelfTestError::Canary)?;
     let cgroup = Cgroup::make(cgroup_root.join(scope::SELF_TEST)).map_err(SelfTestError::Cgroup)?;
     let uid = scope::somebody_in(intercept)?;
 
+    let canary = Canary { v4: v4.address, v6: v6.as_ref().map(|v6| v6.address), socket: None };
     let addresses: Vec<SocketAddr> = [Some(canary.v4), canary.v6].into_iter().flatten().collect();
     let _protected = Protected::new(capture, &addresses)?;
-    let mut attempts = attempt(canary, uid, &cgroup)?;
+    let refused = capture.protect_canary_socket(Some(socket.path().to_owned()));
+    let canary = Canary { socket: refused.then(|| socket.path().to_owned()), ..canary };
+    let mut attempts = attempt(&canary, uid, &cgroup)?;
     thread::sleep(ARRIVAL);
-    for listener in [Some(v4), v6].into_iter().flatten() {
-        for arrived in listener.arrived() {
-            match arrived.and_then(|place| attempts.get_mut(place)) {
-                Some(attempt) => attempt.outcome = Outcome::Reached,
-                None => {
-                    attempts.push(Attempt { path: "a connection without a name".into(), outcome: Outcome::Reached })
-                }
-            }
+    let arrived = [Some(v4), v6].into_iter().flatten().flat_map(|listener| listener.arrived());
+    for place in arrived.chain(arrived_by(&socket)) {
+        match place.and_then(|place| attempts.get_mut(place)) {
+            Some(attempt) => attempt.outcome = Outcome::Reached,
+            None => attempts.push(Attempt { path: "a connection without a name".into(), outcome: Outcome::Reached }),
         }
     }
     Ok(attempts)
 }
 
 /// Runs the child, and takes what it says.
-fn attempt(canary: Canary, uid: u32, cgroup: &Cgroup) -> Result<Vec<Attempt>, SelfTestError> {
+fn attempt(canary: &Canary, uid: u32, cgroup: &Cgroup) -> Result<Vec<Attempt>, SelfTestError> {
     let binary = std::env::current_exe().map_err(SelfTestError::Child)?;
     let mut command = Command::new(binary);
     command.args(["attempts", "--uid", &uid.to_string(), "--cgroup"]).arg(&cgroup.0);
     command.args(["--v4", &canary.v4.to_string()]);
     if let Some(v6) = canary.v6 {
         command.args(["--v6", &v6.to_string()]);
+    }
+    if let Some(socket) = &canary.socket {
+        command.arg("--socket").arg(socket);
     }
     command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(SelfTestError::Child)?;
@@ -126,7 +137,18 @@ impl Listener {
     }
 }
 
-/// The canary's addresses among the protected ones, until this is dropped.
+/// What has arrived at a Unix socket, as at a [`Listener`].
+fn arrived_by(socket: &Momentary) -> Vec<Option<usize>> {
+    let mut arrived = Vec::new();
+    let mut buffer = [0; 64];
+    while let Ok((mut stream, _)) = socket.listener.accept() {
+        let _ = stream.set_read_timeout(Some(ARRIVAL));
+        arrived.push(stream.read(&mut buffer).ok().and_then(|length| place(&buffer[..length])));
+    }
+    arrived
+}
+
+/// What the canary listens at among what is protected, until this is dropped.
 struct Protected<'a>(&'a Capture);
 
 impl<'a> Protected<'a> {
@@ -139,6 +161,7 @@ impl<'a> Protected<'a> {
 
 impl Drop for Protected<'_> {
     fn drop(&mut self) {
+        self.0.protect_canary_socket(None);
         if let Err(error) = self.0.protect_canary(&[]) {
             tracing::warn!(%error, "the canary's addresses stay protected");
         }

@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     config::{Config, CredentialSource, Intercept},
-    model::{Flow, Process},
+    model::{Flow, Process, Surroundings},
 };
 
 /// Threads that answer a proxy. Reading a process takes some tenths of a millisecond; hashing a new program longer.
@@ -72,6 +72,7 @@ struct Shared {
     user: AgentUser,
     intercept: Intercept,
     cgroup_root: PathBuf,
+    runtime_dir: PathBuf,
     /// Held by the one self-test at a time.
     testing: Mutex<()>,
     stopping: AtomicBool,
@@ -120,6 +121,7 @@ impl Server {
             user,
             intercept: config.intercept.clone(),
             cgroup_root: examiner.cgroup_root().to_owned(),
+            runtime_dir: config.agent.runtime_dir.clone(),
             testing: Mutex::new(()),
             examiner,
             stopping: AtomicBool::new(false),
@@ -334,7 +336,10 @@ impl Session<'_> {
             }
             Call::Counters => send(or_refused(capture.counters(), Answer::Counters), &[]),
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
-            Call::Surroundings => send(Answer::Surroundings(Box::new(self.shared.namespaces.report())), &[]),
+            Call::Surroundings => {
+                let surroundings = Surroundings { sockets: capture.open_sockets(), ..self.shared.namespaces.report() };
+                send(Answer::Surroundings(Box::new(surroundings)), &[])
+            }
             Call::Coverage { after } => {
                 let after = after.map(|(target, uid)| LedgerKey { target, uid });
                 send(or_refused(capture.coverage(after), Answer::Coverage), &[])
@@ -345,8 +350,8 @@ impl Session<'_> {
             Call::SelfTest => {
                 let shared = self.shared;
                 let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);
-                let attempts = selftest::run(capture, &shared.intercept, &shared.cgroup_root);
-                send(or_refused(attempts, Answer::SelfTest), &[])
+                let places = (shared.cgroup_root.as_path(), shared.runtime_dir.as_path());
+                send(or_refused(selftest::run(capture, &shared.intercept, places), Answer::SelfTest), &[])
             }
         }
     }

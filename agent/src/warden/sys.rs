@@ -19,7 +19,8 @@ use tokio::io::unix::AsyncFd;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt};
 
 use agent_common::{
-    Destination, DestinationKey, FlowKey, FlowRecord, LANES, LedgerKey, Listeners, ProcessEntry, Settings,
+    Destination, DestinationKey, FlowKey, FlowRecord, LANES, LedgerKey, Listeners, Offsets, ProcessEntry, Settings,
+    SocketPlace,
 };
 
 /// A shared record as a value or key of a map.
@@ -43,6 +44,10 @@ unsafe impl aya::Pod for Plain<FlowKey> {}
 unsafe impl aya::Pod for Plain<LedgerKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Listeners> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<SocketPlace> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Offsets> {}
 
 /// The shared record that these bytes begin with; `None`: there are too few.
 pub(super) fn record<T>(bytes: &[u8]) -> Option<T>

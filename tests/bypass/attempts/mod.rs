@@ -7,6 +7,7 @@ mod older;
 mod passed;
 mod raw;
 mod stream;
+mod unix;
 mod uring;
 
 use std::io;
@@ -21,6 +22,8 @@ pub enum Families {
     Both,
     V4,
     V6,
+    /// None: not of the Internet.
+    None,
 }
 
 /// Privileges with which an attempt begins.
@@ -74,11 +77,19 @@ impl Row {
         self
     }
 
+    /// Its name with a family.
+    pub fn shown(&self, six: bool) -> String {
+        match self.families {
+            Families::None => self.name.into(),
+            _ => format!("{} (IPv{})", self.name, if six { 6 } else { 4 }),
+        }
+    }
+
     /// The families: whether it is IPv6.
     pub fn sixes(&self) -> &'static [bool] {
         match self.families {
             Families::Both => &[false, true],
-            Families::V4 => &[false],
+            Families::V4 | Families::None => &[false],
             Families::V6 => &[true],
         }
     }
@@ -86,5 +97,16 @@ impl Row {
 
 /// All attempts.
 pub fn all() -> Vec<Row> {
-    [stream::ROWS, uring::ROWS, datagram::ROWS, raw::ROWS, links::ROWS, passed::ROWS, names::ROWS, older::ROWS].concat()
+    [
+        stream::ROWS,
+        uring::ROWS,
+        datagram::ROWS,
+        raw::ROWS,
+        links::ROWS,
+        passed::ROWS,
+        names::ROWS,
+        older::ROWS,
+        unix::ROWS,
+    ]
+    .concat()
 }

@@ -17,6 +17,7 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -m 1777 /run/lock
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf -o mode=700 bpf /sys/fs/bpf
+mount -t securityfs securityfs /sys/kernel/security
 mount -t tracefs tracefs /sys/kernel/tracing
 ln -s /proc/self/fd /dev/fd
 

@@ -46,7 +46,7 @@ pub fn run(global: &Global, out: &mut Out) -> Result<(), Failure> {
             checks.push(Check::of("configuration", Err::<String, _>(what)));
         }
     }
-    let missing = features.iter().filter(|feature| feature.state == FeatureState::Missing).count()
+    let missing = features.iter().filter(|feature| feature.is_wanting()).count()
         + checks.iter().filter(|check| !check.passed).count();
     let found = Found { passed: missing == 0, features, checks };
     match global.json {

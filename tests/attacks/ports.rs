@@ -72,7 +72,7 @@ pub fn killed_between(world: &World) -> Outcome {
 pub fn squatter(world: &World) -> Outcome {
     let failed = |error: std::io::Error| error.to_string();
     let listeners = listening(world.proxy()?.as_raw())?;
-    expect(listeners.len() == 2, || format!("listeners: {listeners:?}"))?;
+    expect(listeners.len() == 2 * agent_common::LANES, || format!("listeners: {listeners:?}"))?;
     world.agent.borrow_mut().kill9();
     let squatters = listeners.iter().map(TcpListener::bind).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     for host in ["127.0.0.1", "::1"] {
@@ -111,7 +111,7 @@ pub fn used_again(world: &World, rounds: usize) -> Outcome {
 /// Whoever finds out where the proxy listens gains nothing, permitted or not.
 pub fn direct(world: &World) -> Outcome {
     let listeners = listening(world.proxy()?.as_raw())?;
-    expect(listeners.len() == 2, || format!("listeners: {listeners:?}"))?;
+    expect(listeners.len() == 2 * agent_common::LANES, || format!("listeners: {listeners:?}"))?;
     for address in listeners {
         let seen = world.python(PERMITTED_UID, "direct", &[&address.ip().to_string(), &address.port().to_string()])?;
         expect(seen.stdout.trim() == "EPERM", || format!("{address}: {seen}"))?;

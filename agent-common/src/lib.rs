@@ -6,15 +6,22 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod ledger;
+mod unix;
+
+pub use ledger::*;
+pub use unix::*;
+
 /// Version of the layout of pinned maps; part of the pin directory's name. A new agent never adopts another layout.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Address families as the kernel numbers them.
 pub const AF_INET: u16 = 2;
 /// See [`AF_INET`].
 pub const AF_INET6: u16 = 10;
 
-/// What a connect left behind about the process that made it: the value of the socket-storage map and of the tuple map.
+/// What a connect left behind about the process that made it: the value of the socket-storage map, of the tuple map and of the
+/// map of open flows.
 ///
 /// Addresses are IPv6, IPv4 as mapped (`::ffff:a.b.c.d`), in network byte order; ports are in host byte order.
 #[repr(C)]
@@ -46,8 +53,31 @@ pub struct FlowRecord {
     pub port: u16,
     /// Family of the connecting socket: [`AF_INET`] or [`AF_INET6`].
     pub family: u16,
+    /// The target in the coverage ledger.
+    pub ledger: LedgerId,
+    /// In the map of open flows: [`FLOW_CONNECTING`] or [`FLOW_ACCEPTED`]. Elsewhere zero.
+    pub state: u32,
     /// Zero.
     pub pad: u32,
+}
+
+/// The client is connecting to the proxy, or may begin to.
+pub const FLOW_CONNECTING: u32 = 0;
+/// The proxy's listener has taken the connection.
+pub const FLOW_ACCEPTED: u32 = 1;
+
+impl FlowRecord {
+    /// Its place in the map of open flows.
+    #[must_use]
+    pub const fn key(&self) -> FlowKey {
+        FlowKey { cookie: self.cookie, at: self.at }
+    }
+
+    /// Its row in the coverage ledger.
+    #[must_use]
+    pub const fn row(&self) -> LedgerKey {
+        LedgerKey { target: self.ledger, uid: self.uid }
+    }
 }
 
 /// Key of the tuple map: the redirected connection as seen by its *active* side.
@@ -158,9 +188,11 @@ pub struct Destination {
     pub target: u32,
     /// [`DESTINATION_OBSERVE`], [`DESTINATION_TRIAL`] or zero.
     pub flags: u32,
+    /// The target in the coverage ledger.
+    pub ledger: LedgerId,
 }
 
-/// Target of the self-test's own destinations.
+/// Target of the self-test's own destinations. They are in no ledger.
 pub const CANARY: u32 = u32::MAX - 1;
 
 /// The target is in observe mode: without a listener the connection goes through directly, and is counted.
@@ -219,66 +251,31 @@ pub const fn in_scope(bits: u16, user: Membership, cgroup: Membership) -> bool {
     bits & scope::LISTED == 0 || user == MEMBER || (cgroups && matches!(cgroup, UNKNOWN | MEMBER))
 }
 
-/// Key of the map of listed Unix sockets: where the file of a listening socket lies, whoever leads there by which name.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SocketPlace {
-    /// Number of the file system, as the kernel has it: twenty bits for the minor number.
-    pub device: u32,
-    /// Zero.
-    pub pad: u32,
-    /// Names of the file and of its directories up to the root of the file system, folded by [`fold_name`].
-    pub path: u64,
-}
+/// Pairs of listeners in the host's own network namespace. One address and port takes some 28,000 connections, as many as there
+/// are ports to connect from; so many times more can be open with these.
+pub const LANES: usize = 4;
 
-/// [`SocketPlace::path`] before the first name.
-pub const NO_NAMES: u64 = 0xcbf2_9ce4_8422_2325;
-/// Bytes of a name on a listed path, with the zero behind it; the rest are zeroes.
-pub const NAME_BYTES: usize = 112;
-/// Names on a listed path.
-pub const MAX_NAMES: usize = 16;
+/// Ports of pairs of listeners, in host byte order; 0 where there is none. The first is at 127.0.0.1 and ::1, the second at
+/// 127.0.0.2 and ::1, and so on.
+pub type Ports = [u16; LANES];
 
-/// Folds the name of a file, then of its directory, and so on, into a number. Who could make two paths meet is whoever makes the
-/// directories of the target's server.
-#[must_use]
-pub const fn fold_name(path: u64, name: &[u64; NAME_BYTES / 8]) -> u64 {
-    let mut path = path;
-    let mut at = 0;
-    while at < name.len() {
-        path = (path ^ name[at]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        path ^= path >> 29;
-        at += 1;
-    }
-    path
-}
-
-/// Where the programs find what they read of the kernel's own structures: offsets, which differ from kernel to kernel.
+/// Where the proxy listens in a network namespace: the value of the listener map, whose key is the namespace's cookie. A port can
+/// be taken in one namespace and free in another. One value, so that there is no moment in which neither half holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offsets {
-    /// `unix_sock.path.dentry`
-    pub dentry: u32,
-    /// `dentry.d_parent`
-    pub parent: u32,
-    /// `dentry.d_name.name`
-    pub name: u32,
-    /// `dentry.d_sb`
-    pub file_system: u32,
-    /// `super_block.s_dev`
-    pub device: u32,
+pub struct Listeners {
+    /// Where it listens now: at the first at least.
+    pub now: Ports,
+    /// Where a proxy that hands over may still accept what was on its way.
+    pub before: Ports,
 }
 
-/// Where the proxy listens in a network namespace: the value of the listener map, whose key is the namespace's cookie. The
-/// port on loopback, in host byte order; a port can be taken in one namespace and free in another.
-///
-/// The upper half is the port that it was before, at which a proxy that hands over may still accept what was on its way; or 0.
-/// One value, so that there is no moment in which neither holds.
-pub type ListenerPort = u32;
-
-/// A proxy listens at `port`, in place of what listened until now.
-#[must_use]
-pub const fn listener_moved(before: ListenerPort, port: u16) -> ListenerPort {
-    (before & 0xFFFF) << 16 | port as u32
+impl Listeners {
+    /// A proxy listens at these, in place of what listened until now.
+    #[must_use]
+    pub const fn moved(self, now: Ports) -> Self {
+        Self { now, before: self.now }
+    }
 }
 
 /// Network namespaces in which the agent listens, the host's own among them. Each costs the proxy two descriptors. Beyond it,
@@ -318,8 +315,6 @@ pub const MAX_USERS: u32 = 1024;
 pub const MAX_CGROUPS: u32 = 65_536;
 /// Destinations that lockdown allows, per family.
 pub const MAX_ALLOWED: u32 = 1024;
-/// Unix sockets of targets on this host.
-pub const MAX_SOCKETS: u32 = 1024;
 /// Redirected connections that wait for their handshake at once. Beyond it, connections are refused.
 pub const MAX_TUPLES: u32 = 65_536;
 
@@ -372,10 +367,15 @@ pub enum Counter {
     Forwarded = 13,
     /// Refused or dropped: lockdown allows no such destination.
     Lockdown = 14,
+    /// Something had no place in a map. Whatever needed it was refused.
+    MapFull = 15,
+    /// A word to the warden had no place in its ring buffer: of a namespace, which will be said again; or which connect was
+    /// abandoned, which is counted and stays without a name.
+    Unheard = 16,
 }
 
 /// Number of counters.
-pub const COUNTERS: u32 = 15;
+pub const COUNTERS: u32 = 17;
 
 /// All counters with the names that the command line shows.
 pub const COUNTER_NAMES: [(Counter, &str); COUNTERS as usize] = [
@@ -394,20 +394,27 @@ pub const COUNTER_NAMES: [(Counter, &str); COUNTERS as usize] = [
     (Counter::Guarded, "dropped_guard"),
     (Counter::Forwarded, "dropped_forwarded"),
     (Counter::Lockdown, "refused_lockdown"),
+    (Counter::MapFull, "map_full"),
+    (Counter::Unheard, "ring_buffer_lost"),
 ];
 
 const _: () = {
     use core::mem::{offset_of, size_of};
-    assert!(size_of::<FlowRecord>() == 88);
+    assert!(size_of::<FlowRecord>() == 96);
     assert!(offset_of!(FlowRecord, tgid) == 48);
     assert!(offset_of!(FlowRecord, address) == 64);
     assert!(offset_of!(FlowRecord, port) == 80);
+    assert!(offset_of!(FlowRecord, state) == 88);
+    assert!(size_of::<FlowKey>() == 16);
+    assert!(size_of::<LedgerKey>() == 8);
+    assert!(size_of::<LedgerRow>() == 56);
     assert!(size_of::<TupleKey>() == 48);
     assert!(offset_of!(TupleKey, source_port) == 40);
     assert!(size_of::<ProcessEntry>() == 24);
     assert!(offset_of!(ProcessEntry, executor) == 16);
     assert!(size_of::<DestinationKey>() == 20);
-    assert!(size_of::<Destination>() == 8);
+    assert!(size_of::<Destination>() == 12);
+    assert!(size_of::<Listeners>() == 16);
     assert!(size_of::<SocketPlace>() == 16);
     assert!(size_of::<Offsets>() == 20);
     assert!(size_of::<Settings>() == 16);

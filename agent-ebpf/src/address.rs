@@ -66,9 +66,11 @@ impl Words {
         }
     }
 
-    /// The loopback address of the same kind: where the proxy listens.
-    pub fn loopback(&self) -> Self {
-        if self.as_v4().is_some() { Self::mapped(LOOPBACK4) } else { Self([0, 0, 0, LAST6]) }
+    /// The loopback address of the same kind at which one of the proxy's pairs of listeners is: 127.0.0.1 and those after it, or
+    /// ::1.
+    pub fn loopback(&self, lane: u32) -> Self {
+        let v4 = u32::from_be(LOOPBACK4) + lane;
+        if self.as_v4().is_some() { Self::mapped(v4.to_be()) } else { Self([0, 0, 0, LAST6]) }
     }
 
     /// The bytes, in network order.

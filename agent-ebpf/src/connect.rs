@@ -6,8 +6,8 @@
 use core::{arch::asm, mem::size_of_val};
 
 use agent_common::{
-    AF_INET, AF_INET6, Counter, DESTINATION_OBSERVE, Destination, FlowRecord, MARK_EXISTING, MARK_LISTENER,
-    MARK_SCOPED, MARK_UPSTREAM, Settings, scope::LOCKDOWN,
+    AF_INET, AF_INET6, CANARY, Column, Counter, DESTINATION_OBSERVE, Destination, FLOW_CONNECTING, FlowRecord,
+    LedgerKey, MARK_EXISTING, MARK_LISTENER, MARK_SCOPED, MARK_UPSTREAM, Settings, scope::LOCKDOWN,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -25,6 +25,7 @@ use aya_log_ebpf::{debug, warn};
 
 use crate::{
     address::{self, Asked, Words},
+    ledger,
     maps::{FLOWS, MARKS, SETTINGS, count, stored},
     namespaces, process, scope,
 };
@@ -82,8 +83,13 @@ pub fn show_peer<const V6: bool>(ctx: &SockAddrContext) -> i32 {
 fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     let sk = address::socket(ctx);
     // A socket can be used again: nothing of an earlier connection may remain.
-    // SAFETY: the context's socket.
+    // SAFETY: the context's socket; the helper takes the program's context.
     unsafe {
+        if let Some(flow) = stored(&FLOWS).get(sk)
+            && flow.cookie == bpf_get_socket_cookie(ctx.as_ptr())
+        {
+            ledger::dropped(flow);
+        }
         stored(&FLOWS).delete(sk);
         if stored(&MARKS).get(sk) == Some(&MARK_EXISTING) {
             stored(&MARKS).delete(sk);
@@ -96,8 +102,11 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
         return Outcome::Refused { why: Counter::NotRecorded, observe: false };
     };
     let here = netns(ctx);
-    let (port, before) = namespaces::ports(here, settings);
-    if port != 0 && (asked.port == port || asked.port == before) && listening(ctx, &asked.address, asked.port) {
+    let listeners = namespaces::listeners(here, settings);
+    if let Some(listeners) = listeners
+        && namespaces::has_port(listeners, asked.port)
+        && listening(ctx, &asked.address, asked.port)
+    {
         return Outcome::Refused { why: Counter::DirectToListener, observe: false };
     }
     let Some(destination) = protected(ctx, here, asked, settings) else { return elsewhere(ctx, asked, settings) };
@@ -109,15 +118,17 @@ fn stream<const V6: bool>(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     if !unsafe { scope::concerns(settings, sk) } {
         return Outcome::Untouched;
     }
-    let observe = destination.flags & DESTINATION_OBSERVE != 0;
-    let proxy = asked.address.loopback();
+    // SAFETY: the helper takes the program's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let (lane, port) = listeners.map_or((0, 0), |listeners| namespaces::lane(listeners, cookie));
+    let proxy = asked.address.loopback(lane);
     if port == 0 || !listening(ctx, &proxy, port) {
         // It may listen there for the other family only, or not any more.
         namespaces::refused(here, settings);
-        return Outcome::Refused { why: Counter::NoListener, observe };
+        return refused(destination, Counter::NoListener, Column::NoListener);
     }
-    if !note::<V6>(ctx, asked, destination.target) {
-        return Outcome::Refused { why: Counter::NotRecorded, observe };
+    if !note::<V6>(ctx, asked, destination) {
+        return refused(destination, Counter::NotRecorded, Column::NotRecorded);
     }
     address::write::<V6>(ctx, &proxy, port);
     Outcome::Redirected
@@ -133,15 +144,25 @@ fn datagram(ctx: &SockAddrContext, asked: &Asked) -> Outcome {
     };
     let here = netns(ctx);
     // A name is usually looked up before it is connected to: so the warden can be there in time.
-    namespaces::ports(here, settings);
+    namespaces::listeners(here, settings);
     match protected(ctx, here, asked, settings) {
         // SAFETY: the context's socket.
         Some(destination) if unsafe { scope::concerns(settings, address::socket(ctx)) } => {
-            Outcome::Refused { why: Counter::Udp, observe: destination.flags & DESTINATION_OBSERVE != 0 }
+            refused(destination, Counter::Udp, Column::Udp)
         }
         Some(_) => Outcome::Untouched,
         None => elsewhere(ctx, asked, settings),
     }
+}
+
+/// A call to a target that is refused, or in observe mode let through, and counts in the ledger.
+fn refused(destination: Destination, why: Counter, column: Column) -> Outcome {
+    let observe = destination.flags & DESTINATION_OBSERVE != 0;
+    if destination.target != CANARY {
+        let key = LedgerKey { target: destination.ledger, uid: bpf_get_current_uid_gid() as u32 };
+        ledger::count_in(key, if observe { Column::ObservedDirect } else { column });
+    }
+    Outcome::Refused { why, observe }
 }
 
 /// The decision about a destination that is nobody's: only lockdown minds.
@@ -257,8 +278,8 @@ fn listening(ctx: &SockAddrContext, address: &Words, port: u16) -> bool {
     }
 }
 
-/// Notes the flow in the socket's storage. False if it could not be noted.
-fn note<const V6: bool>(ctx: &SockAddrContext, asked: &Asked, target: u32) -> bool {
+/// Notes the flow: in the socket's storage, and as open. False if it could not be noted.
+fn note<const V6: bool>(ctx: &SockAddrContext, asked: &Asked, destination: Destination) -> bool {
     let (_, tgid) = process::current();
     let Some(entry) = process::connecting(tgid) else { return false };
     let owner = bpf_get_current_uid_gid();
@@ -274,15 +295,17 @@ fn note<const V6: bool>(ctx: &SockAddrContext, asked: &Asked, target: u32) -> bo
             tgid,
             uid: owner as u32,
             gid: (owner >> 32) as u32,
-            target,
+            target: destination.target,
             address: asked.address.bytes(),
             port: asked.port,
             family: if V6 { AF_INET6 } else { AF_INET },
+            ledger: destination.ledger,
+            state: FLOW_CONNECTING,
             pad: 0,
         }
     };
     // SAFETY: the context's socket.
-    unsafe { stored(&FLOWS).insert(address::socket(ctx), &flow) }
+    unsafe { stored(&FLOWS).insert(address::socket(ctx), &flow) && ledger::open(&flow) }
 }
 
 fn netns(ctx: &SockAddrContext) -> u64 {

@@ -1,11 +1,11 @@
 //! The last line: packets, whatever way they were made, that are about to leave for a protected destination.
 //!
 //! `connect` decides; what is dropped here has come past it: a connection older than the agent, or the packets of a raw or
-//! packet socket. Of TCP a packet with payload or SYN is dropped: the kernel's own answers
-//! without payload have sockets of the kernel, and pass.
+//! packet socket. Of TCP a packet with payload or SYN is dropped: the kernel's own answers without payload have sockets of the
+//! kernel, and pass.
 //!
-//! *Invariant:* a packet whose destination cannot be read is dropped if it comes from a packet socket in scope, whose headers
-//! the kernel has not made.
+//! *Invariant:* a packet whose destination cannot be read is dropped if somebody in scope sent it, by whatever socket, or if it
+//! is forwarded and forwarded packets are not let through.
 
 use core::mem;
 

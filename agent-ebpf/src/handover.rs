@@ -19,6 +19,7 @@ use aya_log_ebpf::warn;
 
 use crate::{
     address::Words,
+    ledger,
     maps::{FLOWS, PUBLISHED, TUPLES, count, stored},
 };
 
@@ -41,8 +42,14 @@ pub fn event(ctx: &SockOpsContext) -> u32 {
 pub fn released(ctx: &SockContext) -> i32 {
     // SAFETY: in this program the helpers take the context for the socket.
     unsafe {
+        let cookie = bpf_get_socket_cookie(ctx.as_ptr());
         if let Some(key) = stored(&PUBLISHED).get(ctx.sock) {
-            abandon(key, bpf_get_socket_cookie(ctx.as_ptr()));
+            abandon(key, cookie);
+        }
+        if let Some(flow) = stored(&FLOWS).get(ctx.sock)
+            && flow.cookie == cookie
+        {
+            ledger::dropped(flow);
         }
     }
     1
@@ -65,7 +72,10 @@ fn connecting(ctx: &SockOpsContext) {
     let published = unsafe {
         stored(&PUBLISHED).delete(sk);
         watched && stored(&PUBLISHED).insert(sk, &key)
-    } && TUPLES.insert(key, flow, 0).is_ok();
+    } && (TUPLES.insert(key, flow, 0).is_ok() || {
+        count(Counter::MapFull);
+        false
+    });
     if !published {
         let _ = TUPLES.remove(key);
         lost(ctx, flow);
@@ -91,6 +101,10 @@ fn accepted(ctx: &SockOpsContext) {
         // copied. Then the tuple is gone, or belongs to another socket.
         let copied = flows.get(sk).map(|copied| copied.cookie);
         let current = TUPLES.get(key).map(|current| current.cookie);
+        // Before the tuple goes: whoever does not find it must know why.
+        if let Some(copied) = flows.get(sk) {
+            ledger::accepted(copied);
+        }
         if current.is_none() || current != copied || TUPLES.remove(key).is_err() {
             flows.delete(sk);
             return;
@@ -101,6 +115,7 @@ fn accepted(ctx: &SockOpsContext) {
 
 fn lost(ctx: &SockOpsContext, flow: &FlowRecord) {
     count(Counter::NotRecorded);
+    ledger::lost(flow);
     warn!(ctx, "a connection of process {} could not be handed over to the proxy", flow.tgid);
 }
 
@@ -116,12 +131,14 @@ fn closed(ctx: &SockOpsContext) {
 
 /// Takes back a flow that nobody accepted, unless what lies there belongs to another socket by now.
 fn abandon(key: &TupleKey, cookie: u64) {
+    // A copy: the entry's memory may be given to another flow once it is removed.
     // SAFETY: the value is read before anything could change the map's entry under it.
-    if let Some(flow) = unsafe { TUPLES.get(key) }
+    if let Some(flow) = unsafe { TUPLES.get(key) }.copied()
         && flow.cookie == cookie
         && TUPLES.remove(key).is_ok()
     {
         count(Counter::Abandoned);
+        ledger::abandoned(&flow);
     }
 }
 

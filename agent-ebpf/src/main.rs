@@ -2,7 +2,7 @@
 //!
 //! Attached at the root of the cgroup v2 hierarchy and pinned there, so that it outlives the agent. In the order of one
 //! connection: [`create`], [`connect`], then [`handover`]; beside them [`unix`] refuses a target's own sockets on this host,
-//! [`process`] keeps watch on exec and exit, and [`guard`] on packets that have come past all of them.
+//! [`process`] keeps watch on exec and exit, [`guard`] on packets that have come past all of them, and [`ledger`] counts.
 //!
 //! *Invariant:* a connection to a protected destination reaches the proxy together with its flow, or does not happen.
 //! Whatever cannot be looked up, noted or recognised is refused.
@@ -15,6 +15,7 @@ mod connect;
 mod create;
 mod guard;
 mod handover;
+mod ledger;
 mod maps;
 mod namespaces;
 mod process;

@@ -1,13 +1,15 @@
-//! The maps. All but [`UNSERVED`] and [`EXECUTED`] are pinned by the warden, which knows their types and sizes and compares them at start.
+//! The maps. All but [`UNSERVED`] and [`EXECUTED`] are pinned by the warden, which knows their types and sizes and compares
+//! them at start.
 //!
 //! No map that holds a security fact evicts: what does not fit is refused.
 
 use core::{arch::asm, ffi::c_void, ptr};
 
 use agent_common::{
-    COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_ALLOWED,
-    MAX_CGROUPS, MAX_DESTINATIONS, MAX_EXECUTED, MAX_NAMESPACES, MAX_PROCESSES, MAX_SOCKETS, MAX_TUPLES, MAX_USERS,
-    Mark, Membership, ProcessEntry, Settings, SocketPlace, TupleKey, UNSERVED_BYTES, Unserved,
+    ABANDONED_BYTES, COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey,
+    LedgerRow, Listeners, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_EXECUTED, MAX_LEDGER, MAX_NAMESPACES,
+    MAX_OPEN, MAX_PROCESSES, MAX_SOCKETS, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, SocketPlace,
+    TupleKey, UNSERVED_BYTES, Unserved,
 };
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -26,13 +28,14 @@ pub static COUNTERS: Array<u64, { COUNTER_COUNT as usize }> = Array::new();
 
 /// Where the proxy listens, by the cookie of the network namespace.
 #[btf_map]
-pub static LISTENERS: HashMap<u64, ListenerPort, { MAX_NAMESPACES as usize }> = HashMap::new();
+pub static LISTENERS: HashMap<u64, Listeners, { MAX_NAMESPACES as usize }> = HashMap::new();
 
 /// Word to the warden. Not pinned: it concerns the agent that runs, and no later one.
 #[btf_map]
 pub static UNSERVED: RingBuf<Unserved, { UNSERVED_BYTES as usize }> = RingBuf::new();
 
-/// Cgroups in which programs were executed lately, with how many of them the warden was told. Not pinned either; it may evict, since it is no security fact.
+/// Cgroups in which programs were executed lately, with how many of them the warden was told. Not pinned either; it may evict,
+/// since it is no security fact.
 #[btf_map]
 pub static EXECUTED: LruHashMap<u64, u32, { MAX_EXECUTED as usize }> = LruHashMap::new();
 
@@ -72,6 +75,18 @@ pub static PROCESSES: HashMap<u32, ProcessEntry, { MAX_PROCESSES as usize }> = H
 #[btf_map]
 pub static TUPLES: HashMap<TupleKey, FlowRecord, { MAX_TUPLES as usize }> = HashMap::new();
 
+/// Redirected connects whose record is not durable yet. The warden removes those that are.
+#[btf_map]
+pub static OPEN: HashMap<FlowKey, FlowRecord, { MAX_OPEN as usize }> = HashMap::new();
+
+/// Which connects were abandoned.
+#[btf_map]
+pub static ABANDONED: RingBuf<FlowRecord, { ABANDONED_BYTES as usize }> = RingBuf::new();
+
+/// How often what was done, by target and user.
+#[btf_map]
+pub static LEDGER: HashMap<LedgerKey, LedgerRow, { MAX_LEDGER as usize }> = HashMap::new();
+
 /// The flow of a socket: of the connecting one, with its own cookie, and of the accepted one, with the other's.
 #[btf_map]
 pub static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
@@ -87,10 +102,19 @@ pub static MARKS: SkStorage<Mark> = SkStorage::new();
 /// Adds one to a counter.
 pub fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // The compiler offers no atomic addition for this target, though the instruction set has one.
-        // SAFETY: adds to a value of an array map, which is aligned to eight bytes and is never freed.
-        unsafe { asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64) };
+        // SAFETY: a value of an array map, which is aligned to eight bytes and is never freed.
+        unsafe { add_one(value) };
     }
+}
+
+/// Adds one to a number that several processors may add to. The compiler offers no atomic addition for this target, though the
+/// instruction set has one.
+///
+/// # Safety
+/// `number` must point into a map's value and be aligned.
+pub unsafe fn add_one(number: *mut u64) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { asm!("lock *(u64 *)({number} + 0) += {one}", number = in(reg) number, one = in(reg) 1_u64) };
 }
 
 /// Storage of a socket, of which the kernel can have several kinds of pointer: a socket's, or the context of a program whose

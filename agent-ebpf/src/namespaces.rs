@@ -1,21 +1,36 @@
 //! Network namespaces: where the proxy listens in each, and word to the warden of those where it may not do so yet.
 
-use agent_common::{Settings, TOLD_EXECS, UNSERVED_REFUSED, Unserved, scope::EVERYWHERE};
+use agent_common::{Counter, LANES, Listeners, Settings, TOLD_EXECS, UNSERVED_REFUSED, Unserved, scope::EVERYWHERE};
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 
 use crate::{
-    maps::{EXECUTED, LISTENERS, SETTINGS, UNSERVED},
+    maps::{EXECUTED, LISTENERS, SETTINGS, UNSERVED, count},
     process,
 };
 
-/// Ports of the proxy's listeners in a network namespace, now and before; 0 if it has none, of which the warden is told.
-pub fn ports(netns: u64, settings: &Settings) -> (u16, u16) {
-    // SAFETY: one load of four bytes. An entry that goes away meanwhile leaves a port at which nothing marked listens.
-    if let Some(ports) = unsafe { LISTENERS.get(netns) } {
-        return (*ports as u16, (*ports >> 16) as u16);
+/// Where the proxy listens in a network namespace; `None` if it does not, of which the warden is told.
+pub fn listeners(netns: u64, settings: &Settings) -> Option<&'static Listeners> {
+    // SAFETY: ports, each one load. An entry that changes or goes away meanwhile leaves one at which nothing marked listens.
+    let found = unsafe { LISTENERS.get(netns) };
+    if found.is_none() {
+        tell(netns, settings, 0);
     }
-    tell(netns, settings, 0);
-    (0, 0)
+    found
+}
+
+/// Whether one of the proxies listens, or did, at this port.
+pub fn has_port(listeners: &Listeners, port: u16) -> bool {
+    let Listeners { now: [a, b, c, d], before: [e, f, g, h] } = *listeners;
+    port != 0 && (port == a || port == b || port == c || port == d || port == e || port == f || port == g || port == h)
+}
+
+/// The pair of listeners for a connection, by its socket's cookie: its number, and its port.
+pub fn lane(listeners: &Listeners, cookie: u64) -> (u32, u16) {
+    let lane = cookie as usize % LANES;
+    match listeners.now[lane] {
+        0 => (0, listeners.now[0]),
+        port => (lane as u32, port),
+    }
 }
 
 /// The current thread was refused for want of a listener.
@@ -49,5 +64,7 @@ fn tell(netns: u64, settings: &Settings, flags: u32) {
 fn say(flags: u32) {
     let (thread, _) = process::current();
     // Full if the warden has no time, or is not there: then nothing would come of it.
-    let _ = UNSERVED.output(Unserved { thread, flags }, 0);
+    if UNSERVED.output(Unserved { thread, flags }, 0).is_err() {
+        count(Counter::Unheard);
+    }
 }

@@ -5,13 +5,13 @@
 
 use core::ptr;
 
-use agent_common::ProcessEntry;
+use agent_common::{Counter, ProcessEntry};
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns},
 };
 
-use crate::maps::PROCESSES;
+use crate::maps::{PROCESSES, count};
 
 /// The entry of the process that connects; made if there is none. `None`: an exec is under way, or the map is full.
 pub fn connecting(tgid: u32) -> Option<ProcessEntry> {
@@ -23,8 +23,12 @@ pub fn connecting(tgid: u32) -> Option<ProcessEntry> {
     if PROCESSES.insert(tgid, fresh, u64::from(BPF_NOEXIST)).is_ok() {
         return Some(fresh);
     }
-    // Another thread of the process, or its exec, was faster.
-    usable(known(tgid)?)
+    // Another thread of the process, or its exec, was faster; or there is no room.
+    let Some(entry) = known(tgid) else {
+        count(Counter::MapFull);
+        return None;
+    };
+    usable(entry)
 }
 
 /// An exec of the current process cannot fail any more without ending it.

@@ -2,6 +2,8 @@
 //!
 //! Nothing here does anything: values, and the traits by which services meet. *Invariant:* this module imports no other.
 
+mod coverage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -13,6 +15,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use self::coverage::{Coverage, CoverageRow, KernelSide};
 
 /// A boxed future, for traits that are used as objects.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -40,6 +44,40 @@ pub struct Flow {
     pub destination: SocketAddr,
     /// Index of the target that the kernel matched.
     pub target: u32,
+    /// The same target in the coverage ledger, where it keeps its place when the configuration changes.
+    pub ledger: u32,
+    /// When the process called `connect` (boot-time nanoseconds). With the cookie it tells this connect from all others.
+    pub at: u64,
+}
+
+/// What tells one redirected connect from all others: cookie and time.
+pub type FlowId = (u64, u64);
+
+impl Flow {
+    /// What would have been noted of a connect to there, by no process in particular.
+    #[must_use]
+    pub const fn imagined(destination: SocketAddr) -> Self {
+        Self {
+            cookie: 1,
+            tgid: 1,
+            generation: 1,
+            sequence: 0,
+            uid: 0,
+            gid: 0,
+            cgroup: 1,
+            netns: 1,
+            destination,
+            target: 0,
+            ledger: 1,
+            at: 1,
+        }
+    }
+
+    /// See [`FlowId`].
+    #[must_use]
+    pub const fn id(&self) -> FlowId {
+        (self.cookie, self.at)
+    }
 }
 
 /// The running file of a process.

@@ -11,7 +11,7 @@ use crate::world::{PATIENCE, PERMITTED_UID, SECRET, UID, World, expect, nothing,
 
 /// The first source port that is used; nothing else does, in this network namespace.
 const FIRST: u16 = 20_000;
-/// More connections than the proxy's listener lets wait, which is 4096.
+/// More connections than the proxy's listeners let wait, which is 1024 each.
 const MANY: u16 = 6000;
 /// Ports that are tried after that: some whose connections waited to be accepted, and the last, which hung before.
 const AGAIN: u16 = 20;
@@ -72,7 +72,7 @@ pub fn killed_between(world: &World) -> Outcome {
 pub fn squatter(world: &World) -> Outcome {
     let failed = |error: std::io::Error| error.to_string();
     let listeners = listening(world.proxy()?.as_raw())?;
-    expect(listeners.len() == 2, || format!("listeners: {listeners:?}"))?;
+    expect(listeners.len() == 2 * agent_common::LANES, || format!("listeners: {listeners:?}"))?;
     world.agent.borrow_mut().kill9();
     let squatters = listeners.iter().map(TcpListener::bind).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     for host in ["127.0.0.1", "::1"] {
@@ -111,7 +111,7 @@ pub fn used_again(world: &World, rounds: usize) -> Outcome {
 /// Whoever finds out where the proxy listens gains nothing, permitted or not.
 pub fn direct(world: &World) -> Outcome {
     let listeners = listening(world.proxy()?.as_raw())?;
-    expect(listeners.len() == 2, || format!("listeners: {listeners:?}"))?;
+    expect(listeners.len() == 2 * agent_common::LANES, || format!("listeners: {listeners:?}"))?;
     for address in listeners {
         let seen = world.python(PERMITTED_UID, "direct", &[&address.ip().to_string(), &address.port().to_string()])?;
         expect(seen.stdout.trim() == "EPERM", || format!("{address}: {seen}"))?;

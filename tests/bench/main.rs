@@ -1,9 +1,12 @@
 //! `cargo xtask bench`: what Postern costs, with policy, masking catalogue and recording, against a direct connection and
 //! against a plain TCP proxy (haproxy), with PostgreSQL's own pgbench.
 //!
-//! The three ways take turns, five times; each figure is the median. It also checks that every transaction was recorded.
+//! The three ways take turns, five times; each figure is the median. It also checks that every transaction was recorded. Beside
+//! that: what a connect costs with the programs and without, and what thousands of idle connections cost.
 
+mod connects;
 mod figures;
+mod idle;
 mod load;
 mod world;
 
@@ -60,12 +63,23 @@ fn main() -> ExitCode {
 
 fn bench(names: &[String]) -> Outcome<Vec<Figure>> {
     let loads: Vec<Load> = load::ALL.iter().copied().filter(|load| wanted(names, &load.name())).collect();
-    if loads.is_empty() {
-        let known: Vec<String> = load::ALL.iter().map(Load::name).collect();
+    let (connects, idle) = (wanted(names, connects::NAME), wanted(names, idle::NAME));
+    if loads.is_empty() && !connects && !idle {
+        let known = load::ALL.iter().map(Load::name).chain([connects::NAME.into(), idle::NAME.into()]);
+        let known: Vec<String> = known.collect();
         return Err(format!("no figure has such a name; there are: {}", known.join(", ")));
     }
-    let mut world = World::new()?;
     let mut figures = Vec::new();
+    if connects {
+        figures.extend(connects::measure()?);
+    }
+    if idle {
+        figures.extend(idle::measure()?);
+    }
+    if loads.is_empty() {
+        return Ok(figures);
+    }
+    let mut world = World::new()?;
     for load in loads {
         figures.extend(compare(&mut world, load)?);
     }

@@ -93,7 +93,7 @@ impl World {
         server.sql("postgres", &format!("CREATE DATABASE {DATABASE} OWNER {USER}"))?;
         client(UNPROTECTED, server.port()).args(["-i", "-q", "-s", SCALE]).limit(PATIENCE * 5).ok()?;
         let logs = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
-        let (haproxy, haproxy_port) = haproxy(&logs, server.port())?;
+        let (haproxy, haproxy_port) = haproxy(&logs, server.port(), 256)?;
         let agent = agent(&server)?;
         Ok(Self { agent, haproxy, haproxy_port, server, logs, runs: 0, counted: BTreeSet::new() })
     }
@@ -175,11 +175,15 @@ fn agent(server: &Postgres) -> Outcome<Agent> {
         .start()
 }
 
-fn haproxy(dir: &TempDir, server: u16) -> Outcome<(Running, u16)> {
+/// Starts haproxy before a server, for so many connections.
+///
+/// # Errors
+/// It did not start.
+pub fn haproxy(dir: &TempDir, server: u16, connections: usize) -> Outcome<(Running, u16)> {
     let port = free_port(&[PROTECTED])?;
     let config = format!(
-        "global\n    maxconn 256\n\
-         defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n\
+        "global\n    maxconn {connections}\n\
+         defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 10m\n    timeout server 10m\n\
          listen postgres\n    bind {PROTECTED}:{port}\n    server one {UNPROTECTED}:{server}\n"
     );
     let config = dir.write("haproxy.cfg", config, 0o644).map_err(|error| error.to_string())?;

@@ -11,11 +11,8 @@ use std::{
 };
 
 use agent::{
-    config::{
-        Address, Agent, Allowed, Config, Credential, CredentialSource, Durability, Intercept, Lockdown, Members,
-        Target, TlsMode, UpstreamTls,
-    },
-    model::{Flow, Mode},
+    config::{Address, Agent, Allowed, Config, Credential, CredentialSource, Intercept, Lockdown, Members, Target},
+    model::Flow,
     warden::{self, Warden},
 };
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
@@ -231,20 +228,12 @@ fn intercept(scope: Scope) -> Intercept {
 
 fn target(name: &str, addresses: &[SocketAddr], directory: &Path) -> Target {
     Target {
-        name: name.into(),
-        protocol: "postgres".into(),
-        mode: Mode::Enforce,
-        addresses: addresses.iter().copied().map(Address::from).collect(),
-        sockets: Vec::new(),
-        tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-        serve: None,
         credential: CredentialSource::Agent(vec![Credential {
             role: None,
             user: "agent".into(),
             password_file: Some(directory.join("password")),
         }]),
-        columns: Vec::new(),
-        durability: Durability::Batched,
+        ..Target::simple(name, addresses.iter().copied().map(Address::from).collect())
     }
 }
 

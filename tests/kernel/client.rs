@@ -27,7 +27,7 @@ use nix::{
 };
 
 /// More than the accept queue of the proxy's listener holds.
-const FILL: usize = 4400;
+const FILL: usize = 6_000;
 
 /// A capability that nothing here needs.
 const CAP_SYS_TIME: u32 = 25;

@@ -14,10 +14,7 @@ use std::{
 };
 
 use agent::{
-    config::{
-        Address, Agent, Config, Credential, CredentialSource, DRAIN, Durability, NAME_GRACE, Target, TlsMode,
-        UpstreamTls,
-    },
+    config::{Address, Agent, Config, Credential, CredentialSource, DRAIN, NAME_GRACE, Target},
     model::{Flow, Liveness as _, Mode, Process},
     warden::{self, Handed, Listeners, Liveness, Tidings, Unidentified, Warden},
 };
@@ -175,7 +172,7 @@ impl Host {
 
     /// Names of the pinned links.
     pub fn links(&self) -> Vec<String> {
-        let Ok(pins) = fs::read_dir(self.pins.join("v2")) else { return Vec::new() };
+        let Ok(pins) = fs::read_dir(self.pins.join(format!("v{}", agent_common::LAYOUT))) else { return Vec::new() };
         let names = pins.map(|pin| pin.expect("a pin").file_name().into_string().expect("a name"));
         names.filter(|name| name.starts_with("link_")).collect()
     }
@@ -231,7 +228,7 @@ impl Proxy {
     fn connect(runtime_dir: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let (warden, Handed { liveness, mut tidings }) =
+        let (warden, Handed { liveness, mut tidings, .. }) =
             runtime.block_on(async { Warden::connect(runtime_dir) }).expect("greeted");
         let listeners = runtime.block_on(warden.listen()).expect("handed over").sockets;
         let elsewhere = Arc::default();
@@ -252,10 +249,11 @@ impl Proxy {
 
     /// Accepts a connection that was meant for `asked`.
     pub fn accept(&self, asked: SocketAddr) -> TcpStream {
-        let listener = &self.listeners[usize::from(canonical(asked).is_ipv6())];
+        let six = canonical(asked).is_ipv6();
+        let is_its = |listener: &&TcpListener| listener.local_addr().is_ok_and(|address| address.is_ipv6() == six);
         let mut accepted = None;
         wait_for("a connection", || {
-            accepted = listener.accept().ok();
+            accepted = self.listeners.iter().filter(is_its).find_map(|listener| listener.accept().ok());
             accepted.is_some()
         });
         accepted.expect("accepted").0
@@ -326,20 +324,13 @@ pub fn run_warden(arguments: &[&str], spawn_proxy: bool) -> ExitCode {
 
 fn target(name: &str, addresses: Vec<Address>, mode: Mode, directory: &Path) -> Target {
     Target {
-        name: name.into(),
-        protocol: "postgres".into(),
         mode,
-        addresses,
-        sockets: Vec::new(),
-        tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-        serve: None,
         credential: CredentialSource::Agent(vec![Credential {
             role: None,
             user: "agent".into(),
             password_file: Some(directory.join("password")),
         }]),
-        columns: Vec::new(),
-        durability: Durability::Batched,
+        ..Target::simple(name, addresses)
     }
 }
 

@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 
 const UID: u32 = 64_001;
 
@@ -84,7 +85,8 @@ fn main() -> ExitCode {
                 // None of the load either, at whatever moment it came.
                 expect(world.direct_logins() == before, || "somebody got past the agent".into())?;
                 let verified = world.agent.borrow().postern(&["audit", "verify"])?;
-                expect(verified.success(), || verified.to_string())
+                expect(verified.success(), || verified.to_string())?;
+                accounted(&world.agent.borrow())
             })
             .case("a second agent over the same pins is refused with a clear error", || {
                 let second = world.agent.borrow().command(["run"]).run()?;
@@ -95,7 +97,12 @@ fn main() -> ExitCode {
                 let status = || world.agent.borrow().postern(&["status"]);
                 expect(status()?.success(), || "it was degraded before".into())?;
                 for name in ["connect4", "process_exec"] {
-                    let pin = world.agent.borrow().pins().join("v2").join(format!("link_{name}"));
+                    let pin = world
+                        .agent
+                        .borrow()
+                        .pins()
+                        .join(format!("v{}", agent_common::LAYOUT))
+                        .join(format!("link_{name}"));
                     std::fs::remove_file(&pin).map_err(|error| format!("{}: {error}", pin.display()))?;
                     let seen = status()?;
                     let said = format!("degraded: the kernel program {name} is not in force");
@@ -135,6 +142,31 @@ fn main() -> ExitCode {
             })
             .run())
     })
+}
+
+/// Fails unless the ledger tells of every connect, and names each one that was abandoned, or lost when the agent was killed.
+fn accounted(agent: &Agent) -> Outcome {
+    let mut report = Value::Null;
+    let settled = wait_until("every connect has its record", Duration::from_secs(20), || {
+        report = agent.json(&["coverage"]).unwrap_or_default();
+        total(&report, "redirected") > 0 && total(&report, "open") == 0
+    });
+    settled.map_err(|error| format!("{error}: {report}"))?;
+    expect(report["unexplained"] == 0, || report.to_string())?;
+    let events = agent.json(&["audit", "events", "--limit", "1000"])?;
+    for (column, event) in [("abandoned", "connects-abandoned"), ("lost_at_restart", "lost-at-restart")] {
+        let events = events.as_array().into_iter().flatten().map(|record| &record["event"]);
+        let named = events.filter(|found| found["event"] == event).filter_map(|found| found["flows"].as_array());
+        let (named, counted) = (named.map(Vec::len).sum::<usize>() as u64, total(&report, column));
+        println!("lifecycle: {column}: {counted}, {named} named");
+        expect(named == counted, || format!("{column}: {counted} are counted, {named} are named"))?;
+    }
+    Ok(())
+}
+
+/// The sum of a column of the ledger.
+fn total(report: &Value, column: &str) -> u64 {
+    report["rows"].as_array().into_iter().flatten().filter_map(|row| row[column].as_u64()).sum()
 }
 
 /// An agent, not started, with the policy and the role of these cases.

@@ -11,7 +11,10 @@ use std::{
 };
 
 use agent::{
-    control::{self, Access, Daemon, Draining, OpenSession, Peer, Policies, Restarted, Status, TargetStatus, Trouble},
+    control::{
+        self, Access, CoverageReport, Daemon, Draining, OpenSession, Peer, Policies, Restarted, Status, TargetStatus,
+        Trouble,
+    },
     masking::without_values,
     model::{Executable, Fate, Flow, Holder, Mode, Older, Principal, Process, Request, Resource, Silent, Surroundings},
     recording::{Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
@@ -172,18 +175,7 @@ pub fn started(session: &str, user: &str, uid: u32, exe: &str, roles: &[&str]) -
 
 fn principal(user: &str, uid: u32, exe: &str, roles: &[&str]) -> Principal {
     Principal {
-        flow: Flow {
-            cookie: 1,
-            tgid: 4242,
-            generation: 7,
-            sequence: 2,
-            uid,
-            gid: uid,
-            cgroup: 99,
-            netns: 1,
-            destination: ([10, 20, 0, 5], 5432).into(),
-            target: 0,
-        },
+        flow: Flow { tgid: 4242, uid, gid: uid, ..Flow::imagined(([10, 20, 0, 5], 5432).into()) },
         process: Process {
             pid: 4242,
             started: 6,
@@ -270,6 +262,10 @@ impl Daemon for Fixed {
 
     fn self_test(&self) -> Result<Vec<agent::selftest::Attempt>, String> {
         Ok(Vec::new())
+    }
+
+    fn coverage(&self) -> Result<CoverageReport, String> {
+        Err("nothing is redirected here".into())
     }
 
     fn reload(&self) -> Result<Policies, String> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use agent::{
-    config::{self, ColumnRule, CredentialSource, Durability, Serve, TlsMode, UpstreamTls},
+    config::{self, ColumnRule, CredentialSource, Serve, TlsMode, UpstreamTls},
     gate::Services,
     model::{
         Action, Boxed, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject,
@@ -40,16 +40,8 @@ impl Builder {
     pub fn new(server: &Postgres) -> Self {
         let destination = server.addresses()[0];
         let target = config::Target {
-            name: "orders".into(),
-            protocol: "postgres".into(),
-            mode: Mode::Enforce,
-            addresses: vec![destination.into()],
-            sockets: Vec::new(),
-            tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-            serve: None,
             credential: CredentialSource::Agent(Vec::new()),
-            columns: Vec::new(),
-            durability: Durability::Batched,
+            ..config::Target::simple("orders", vec![destination.into()])
         };
         Self { target, destination, login: ("app".into(), Some("upstream secret".into())), policy: |_| None }
     }
@@ -277,18 +269,7 @@ impl Host for Stand {
 fn principal(destination: SocketAddr) -> Principal {
     let (uid, gid, pid) = (0, 0, std::process::id());
     Principal {
-        flow: Flow {
-            cookie: 1,
-            tgid: pid,
-            generation: 1,
-            sequence: 0,
-            uid,
-            gid,
-            cgroup: 1,
-            netns: 1,
-            destination,
-            target: 0,
-        },
+        flow: Flow { tgid: pid, uid, gid, ..Flow::imagined(destination) },
         process: Process {
             pid,
             started: 1,

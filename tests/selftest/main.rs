@@ -141,7 +141,8 @@ fn without(link: &str, paths: &[&str]) -> Outcome {
 
 /// On an older kernel, another program may stand in for one.
 fn detach(agent: &Agent, link: &str) -> Outcome {
-    let pins = [link, &format!("{link}_older")].map(|link| agent.pins().join("v2").join(format!("link_{link}")));
+    let pins = [link, &format!("{link}_older")]
+        .map(|link| agent.pins().join(format!("v{}", agent_common::LAYOUT)).join(format!("link_{link}")));
     let pin = pins.iter().find(|pin| pin.exists()).unwrap_or(&pins[0]);
     fs::remove_file(pin).map_err(|error| format!("{}: {error}", pin.display()))
 }

@@ -4,11 +4,13 @@
 //! undoes itself on drop, and is registered in [`undo`], which does it even after SIGKILL.
 
 pub mod agent;
+pub mod bpf;
 pub mod certs;
 pub mod command;
 pub mod control;
 pub mod dir;
 pub mod net;
+pub mod pooled;
 pub mod postgres;
 pub mod proc;
 pub mod python;

@@ -28,6 +28,7 @@ const PACKAGES: &[&str] = &[
     "libclang-dev",
     "llvm-22-dev",
     "make",
+    "pgbouncer",
     "pkg-config",
     "postgresql-15",
     "postgresql-client-15",

@@ -41,6 +41,8 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "attacks", everyday: 23, full: 23 },
     Suite { name: "netns", everyday: 15, full: 15 },
     Suite { name: "lifecycle", everyday: 30, full: 30 },
+    Suite { name: "coverage", everyday: 17, full: 17 },
+    Suite { name: "capacity", everyday: 4, full: 4 },
     Suite { name: "names", everyday: 13, full: 13 },
     Suite { name: "identity", everyday: 5, full: 5 },
     Suite { name: "noninterference", everyday: 110, full: 110 },

@@ -1,19 +1,28 @@
-//! `postern audit verify`: whether the log is what was written.
+//! `postern audit`: whether the log is what was written, and what it says of the agent itself.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{
     Failure, Global,
     client::Client,
     failure::Code,
     output::{Colour, Out, clean, count, local},
+    sessions,
 };
 use crate::{
     control::{Reply, Request},
-    recording::verify::{Evidence, Report, VerifyError},
+    recording::{
+        Record,
+        verify::{Evidence, Report, VerifyError},
+    },
 };
 
 /// The verbs.
@@ -30,14 +39,67 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         state_dir: Option<PathBuf>,
     },
+    /// List what the log says of the agent and the host: starts and stops, what was in force in the kernel, losses, alarms,
+    /// set clocks.
+    #[command(after_help = "Examples:\n  \
+                            postern audit events --since 1d\n  \
+                            postern audit events --json | jq '.[] | select(.event.event == \"unexplained\")'")]
+    Events {
+        /// Only those since: 2h, 3d, 2026-01-31, 2026-01-31T10:00, 2026-01-31T10:00:00Z.
+        #[arg(long, value_name = "TIME", value_parser = sessions::since)]
+        since: Option<Timestamp>,
+        /// The newest so many.
+        #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
 }
 
 /// Does it.
 ///
 /// # Errors
-/// The chain is broken, or cannot be examined.
+/// The chain is broken, or cannot be examined; or the agent is not there.
 pub fn run(global: &Global, command: &Command, out: &mut Out) -> Result<(), Failure> {
-    let Command::Verify { state_dir } = command;
+    match command {
+        Command::Verify { state_dir } => verify(global, state_dir.as_deref(), out),
+        Command::Events { since, limit } => events(global, *since, (*limit).into(), out),
+    }
+}
+
+fn events(global: &Global, since: Option<Timestamp>, limit: usize, out: &mut Out) -> Result<(), Failure> {
+    let mut records = Vec::new();
+    Client::connect(global)?.ask(&Request::Events { since, limit }, |reply| {
+        if let Reply::Record(record) = reply {
+            records.push(record);
+        }
+        Ok(())
+    })?;
+    if global.json {
+        return Ok(out.json(&records)?);
+    }
+    for Record { time, event, .. } in &records {
+        let name = event.get("event").and_then(Value::as_str).unwrap_or("?");
+        let facts = event.as_object().into_iter().flatten().filter(|(key, _)| *key != "event");
+        let facts: Vec<String> = facts.map(|(key, value)| format!("{key}={value}")).collect();
+        let colour = if ALARMS.contains(&name) { Colour::Bad } else { Colour::Good };
+        let name = out.paint(colour, &clean(name));
+        out.line(format!("{}  {name}  {}", local(*time), clean(&facts.join(" "))))?;
+    }
+    Ok(())
+}
+
+/// Events that somebody should look into.
+const ALARMS: &[&str] = &[
+    "unexplained",
+    "programs-missing",
+    "kernel-side-removed",
+    "kernel-losses",
+    "lost-at-restart",
+    "clock-step",
+    "name-failed",
+    "log-repaired",
+];
+
+fn verify(global: &Global, state_dir: Option<&Path>, out: &mut Out) -> Result<(), Failure> {
     // Drawn on standard error, and only if that is a terminal.
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("verifying {wide_bar} {human_pos} of {human_len} records") {

@@ -11,6 +11,7 @@ mod ca;
 mod check;
 mod client;
 mod completions;
+mod coverage;
 mod daemon;
 mod doctor;
 mod failure;
@@ -44,6 +45,7 @@ pub const CONFIG: &str = "/etc/postern/postern.toml";
                   postern doctor                     is this host right for it?\n  \
                   postern run                        enforce it, in this terminal\n  \
                   postern status                     is it enforced?\n  \
+                  postern coverage                   is every connection accounted for?\n  \
                   postern sessions list --since 1h   who did something in the last hour?\n  \
                   postern sessions show ID           what exactly?\n  \
                   postern audit verify               is the log what was written?\n\n\
@@ -147,6 +149,15 @@ enum Ask {
                             Exit code 0: every path is redirected or refused; 1: one is open, or could not be tried; 3: the \
                             agent is not there.")]
     Selftest,
+    /// Tell what has become of every connect to a target: of those that the kernel counted, which are in the log.
+    #[command(after_help = "Examples:\n  \
+                            postern coverage\n  \
+                            postern coverage --json | jq '.rows[] | select(.unexplained != 0)'\n\n\
+                            The counts begin when the kernel side is installed, go on when the agent is restarted, and begin \
+                            anew when the host is. The agent reconciles them every minute, and when it ends.\n\n\
+                            Exit code 0: every redirected connect is accounted for; 1: some are not; 3: the agent is not \
+                            there.")]
+    Coverage,
     /// Make the attempts of the self-test. The warden starts this.
     #[command(hide = true)]
     Attempts(selftest::Options),
@@ -219,6 +230,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Ask::Status => status::run(&global, out),
         Ask::Restart => restart::run(&global, out),
         Ask::Selftest => selftest::run(&global, out),
+        Ask::Coverage => coverage::run(&global, out),
         Ask::Attempts(options) => selftest::attempt(&options, out),
         Ask::Sessions(command) => sessions::run(&global, &command, out),
         Ask::Audit(command) => audit::run(&global, &command, out),

@@ -5,6 +5,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::model::{Mode, Style};
 
 mod address;
@@ -172,6 +174,34 @@ pub struct Target {
     pub columns: Vec<ColumnRule>,
     /// When a record counts as kept. Default [`Durability::Batched`].
     pub durability: Durability,
+}
+
+impl Target {
+    /// A target of the simplest kind: PostgreSQL, enforced, without TLS, with the client's own login, nothing masked.
+    #[must_use]
+    pub fn simple(name: impl Into<String>, addresses: Vec<Address>) -> Self {
+        Self {
+            name: name.into(),
+            protocol: "postgres".into(),
+            mode: Mode::Enforce,
+            addresses,
+            sockets: Vec::new(),
+            tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
+            serve: None,
+            credential: CredentialSource::Client,
+            columns: Vec::new(),
+            durability: Durability::Batched,
+        }
+    }
+
+    /// Its number in the coverage ledger: of its name, so that it stays when others come and go. Two names may share one; then
+    /// their connects are counted together.
+    #[must_use]
+    pub fn ledger(&self) -> u32 {
+        let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(self.name.as_bytes()));
+        // Neither of the numbers that stand for something else.
+        u32::from_be_bytes([a, b, c, d]).clamp(1, u32::MAX - 1)
+    }
 }
 
 /// An address of a target.

@@ -105,24 +105,9 @@ pub fn nested(targets: &[Target]) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::{CredentialSource, Durability, TlsMode, UpstreamTls},
-        model::Mode,
-    };
 
     fn target(name: &str, addresses: &[&str]) -> Target {
-        Target {
-            name: name.into(),
-            protocol: "postgres".into(),
-            mode: Mode::Enforce,
-            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
-            sockets: Vec::new(),
-            tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-            serve: None,
-            credential: CredentialSource::Client,
-            columns: Vec::new(),
-            durability: Durability::Batched,
-        }
+        Target::simple(name, addresses.iter().map(|address| address.parse().expect("an address")).collect())
     }
 
     #[test]

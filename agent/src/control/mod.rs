@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Mode, Surroundings},
+    model::{Coverage, Flow, Mode, Surroundings},
     recording::{Filter, Log, LogStatus, Page, Record, Summary, timestamp, verify::Report},
     selftest::Attempt,
 };
@@ -36,6 +36,9 @@ pub const MAX_REQUEST: usize = 16 << 10;
 /// The longest line of a reply: a record, with its frame.
 pub const MAX_REPLY: usize = crate::recording::MAX_BODY + (64 << 10);
 
+/// Records about the agent in one answer.
+pub const MAX_EVENTS: usize = 1000;
+
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
@@ -46,6 +49,8 @@ pub enum Request {
     Status {},
     /// Is every path to the targets closed?
     Selftest {},
+    /// What has become of all connects to targets?
+    Coverage {},
     /// Read the policies again.
     Reload {},
     /// Start the program anew, in the place of the process that runs and without refusing anybody.
@@ -62,6 +67,13 @@ pub enum Request {
         /// Whether the records are wanted too.
         records: bool,
     },
+    /// Which records are about the agent and the host?
+    Events {
+        /// At or after this time.
+        since: Option<Timestamp>,
+        /// The newest so many of them, at most [`MAX_EVENTS`].
+        limit: usize,
+    },
     /// Is the log what was written?
     Verify {},
 }
@@ -76,6 +88,8 @@ pub enum Reply {
     Status(Box<Status>),
     /// To [`Request::Selftest`].
     Tested(Vec<Attempt>),
+    /// To [`Request::Coverage`].
+    Coverage(CoverageReport),
     /// To [`Request::Reload`].
     Reloaded(Policies),
     /// To [`Request::Restart`].
@@ -84,7 +98,7 @@ pub enum Reply {
     Sessions(Page),
     /// To [`Request::Session`].
     Session(Box<Summary>),
-    /// After [`Reply::Session`], as many as the session has.
+    /// After [`Reply::Session`], as many as the session has; and to [`Request::Events`].
     Record(Record),
     /// While a long job goes on: steps done, and steps expected.
     Progress(u64, u64),
@@ -145,6 +159,35 @@ pub struct Restarted {
     pub pid: u32,
     /// Pid of the one before it, which keeps its sessions.
     pub before: u32,
+}
+
+/// The coverage ledger: what has become of all connects to targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoverageReport {
+    /// Boot id of the host, and the epoch of the kernel side within it, with which the counts began.
+    pub epoch: String,
+    /// By target and user.
+    pub rows: Vec<CoverageLine>,
+    /// Connects that were taken long ago, have no record, and that no session has in hand; some of them, if they are many.
+    pub waiting: Vec<Flow>,
+    /// Redirected connects of which nobody can tell what has become, those that wait among them.
+    pub unexplained: u64,
+}
+
+/// A row of the coverage ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoverageLine {
+    /// Name of the target, or in brackets why it has none.
+    pub target: String,
+    /// Name of the user, if the host knows one.
+    pub user: Option<String>,
+    /// Real user id; `None`: all for whom there was no row.
+    pub uid: Option<u32>,
+    /// How the connects ended.
+    #[serde(flatten)]
+    pub counts: Coverage,
+    /// Redirected connects that are not told of; below zero: more are told of than there were.
+    pub unexplained: i64,
 }
 
 /// How a target is.
@@ -244,6 +287,12 @@ pub trait Daemon: Send + Sync {
     /// # Errors
     /// The attempts could not be made, and why.
     fn self_test(&self) -> Result<Vec<Attempt>, String>;
+
+    /// Reconciles the coverage ledger. Blocks for a moment.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    fn coverage(&self) -> Result<CoverageReport, String>;
 
     /// Reads the policies again. May block. If they have faults the old ones stay in force.
     ///

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Access, Daemon, MAX_REQUEST, Peer, Reply, Request, SOCKET};
+use super::{Access, Daemon, MAX_EVENTS, MAX_REQUEST, Peer, Reply, Request, SOCKET};
 use crate::recording::{Found, Log, QueryError};
 
 /// Name of the socket while it is made. No longer than its own, which has to fit into the kernel's address.
@@ -173,6 +173,13 @@ impl Server {
                 })
                 .await
             }
+            Request::Coverage {} => {
+                stream(writer, move |out| match daemon.coverage() {
+                    Ok(report) => out.send(Reply::Coverage(report)),
+                    Err(fault) => out.fail(format!("the coverage ledger cannot be reconciled: {fault}"), None),
+                })
+                .await
+            }
             Request::Reload {} => {
                 stream(writer, move |out| match daemon.reload() {
                     Ok(policies) => out.send(Reply::Reloaded(policies)),
@@ -199,6 +206,13 @@ impl Server {
             }
             Request::Session { id, records } => {
                 reading(writer, daemon, move |log, out| session(log, &id, records, out)).await
+            }
+            Request::Events { since, limit } => {
+                reading(writer, daemon, move |log, out| match log.agent_records(since, limit.min(MAX_EVENTS)) {
+                    Ok(records) => records.into_iter().for_each(|record| out.send(Reply::Record(record))),
+                    Err(fault) => out.fail(fault.to_string(), None),
+                })
+                .await
             }
             Request::Verify {} => {
                 let Ok(_turn) = self.verifying.try_acquire() else {

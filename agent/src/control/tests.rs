@@ -35,6 +35,10 @@ impl Daemon for Fake {
         Ok(Vec::new())
     }
 
+    fn coverage(&self) -> Result<CoverageReport, String> {
+        Err("nothing is redirected here".into())
+    }
+
     fn reload(&self) -> Result<Policies, String> {
         Err("a.cedar:1: not a policy".into())
     }

@@ -26,18 +26,7 @@ fn set(text: &str) -> (TempDir, Policies) {
 
 fn principal(roles: &[&str]) -> Principal {
     Principal {
-        flow: Flow {
-            cookie: 1,
-            tgid: 4711,
-            generation: 1,
-            sequence: 2,
-            uid: 1000,
-            gid: 1000,
-            cgroup: 1,
-            netns: 1,
-            destination: ([10, 20, 0, 5], 5432).into(),
-            target: 0,
-        },
+        flow: Flow { tgid: 4711, uid: 1000, gid: 1000, ..Flow::imagined(([10, 20, 0, 5], 5432).into()) },
         process: Process {
             pid: 4711,
             started: 1,

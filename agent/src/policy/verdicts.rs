@@ -189,18 +189,7 @@ fn neutral(of: Type) -> Fact {
 fn principal(row: &Row) -> Principal {
     let facts = &row.process;
     Principal {
-        flow: Flow {
-            cookie: 0,
-            tgid: 1,
-            generation: 0,
-            sequence: 0,
-            uid: facts.uid,
-            gid: facts.gid,
-            cgroup: 0,
-            netns: 0,
-            destination: ([0, 0, 0, 0], 0).into(),
-            target: 0,
-        },
+        flow: Flow { uid: facts.uid, gid: facts.gid, ..Flow::imagined(([0, 0, 0, 0], 0).into()) },
         process: Process {
             pid: 1,
             started: 0,

@@ -11,6 +11,8 @@
 //! ```
 //! All numbers are little-endian.
 
+use std::ops::Range;
+
 use sha2::{Digest, Sha256};
 
 use super::Event;
@@ -48,17 +50,36 @@ impl Kind {
             Event::NameFailed { .. } => 4,
             Event::NameRestored { .. } => 5,
             Event::OlderConnection { .. } => 6,
-            Event::LogHandedOver { .. } => 8,
-            Event::ProcessEnded { .. } => 9,
+            Event::LogHandedOver { .. } => 7,
+            Event::ProcessEnded { .. } => 8,
+            Event::KernelSide { .. } => 9,
+            Event::ProgramsMissing { .. } => 10,
+            Event::KernelSideRemoved { .. } => 11,
+            Event::KernelLosses { .. } => 12,
+            Event::ClockStep { .. } => 13,
+            Event::LostAtRestart { .. } => 14,
+            Event::ConnectsAbandoned { .. } => 15,
+            Event::Coverage { .. } => 32,
+            Event::Unexplained { .. } => 33,
             Event::SessionStarted(_) => 16,
             Event::ConnectionRefused { .. } => 17,
             Event::Decided(_) => 18,
             Event::Answer { .. } => 19,
             Event::Finished { .. } => 20,
             Event::SessionEnded { .. } => 21,
+            Event::CancelRequested { .. } => 22,
         })
     }
+
+    /// Whether it is about the agent and the host, rather than about a connection.
+    #[must_use]
+    pub const fn is_of_the_agent(self) -> bool {
+        self.0 < OF_CONNECTIONS.start || self.0 >= OF_CONNECTIONS.end
+    }
 }
+
+/// The kinds that are about a connection.
+const OF_CONNECTIONS: Range<u16> = 16..32;
 
 /// A decoded header whose own hash is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -136,8 +136,7 @@ impl Log {
             Journal::start(&journal_dir, recovered.segments, recovered.head, segment_bytes, Arc::clone(&clock))
                 .map_err(failed(&journal_dir))?;
         let journal = Arc::new(journal);
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let started = Event::AgentStarted { version: env!("CARGO_PKG_VERSION").into(), boot: boot.trim().into() };
+        let started = Event::AgentStarted { version: env!("CARGO_PKG_VERSION").into(), boot: boot() };
         let started = append(&started, &|kind, body| journal.append_durable(kind, body))?;
         if let Some(torn) = recovered.torn {
             tracing::warn!(file = %torn.path.display(), offset = torn.offset, bytes = torn.bytes, "cut off an unfinished record");
@@ -337,6 +336,12 @@ pub(super) fn read_closed(state_dir: &Path) -> io::Result<Option<Head>> {
         Some(Head { sequence: sequence.parse().ok()?, hash: hex::decode(hash).ok()?.try_into().ok()? })
     });
     head.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not the mark of a closed log"))
+}
+
+/// Boot id of the host.
+#[must_use]
+pub fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 fn system_time() -> i64 {

@@ -3,6 +3,7 @@
 //! *Invariant:* what is written here is [`Masked`], and nothing is removed from the journal before sled holds it durably.
 
 mod blocks;
+mod coverage;
 mod frame;
 mod ids;
 mod journal;
@@ -24,14 +25,15 @@ use serde::Serialize;
 
 use crate::{
     masking::Masked,
-    model::{Flow, Mode, Older, Principal, Request},
+    model::{CoverageRow, Flow, KernelSide, Mode, Older, Principal, Request},
 };
 
 pub use self::{
+    coverage::{Tallies, Tally},
     frame::{Kind, MAX_BODY, timestamp},
     ids::session_id,
     journal::{Clock, Condition, Head, SEGMENT_BYTES, SYNC_EVERY},
-    log::{Log, LogStatus, OpenError, Options, in_use},
+    log::{Log, LogStatus, OpenError, Options, boot, in_use},
     query::{Filter, Found, Page, QueryError, Record, Verdicts},
     recorder::{HandOverError, Keeper, Recorder},
     recovery::RecoveryError,
@@ -101,6 +103,71 @@ pub enum Event {
         target: Option<String>,
         /// What is known of it.
         connection: Box<Older>,
+    },
+    /// The agent has begun to serve with the kernel side as it was put in force.
+    KernelSide {
+        /// Boot id of the host, and the epoch of the kernel side within it. Its counts began with it.
+        epoch: String,
+        /// What is in force.
+        #[serde(flatten)]
+        kernel_side: KernelSide,
+    },
+    /// Programs of the kernel side are no longer in force, or are again: somebody with the right to do so has changed that.
+    ProgramsMissing {
+        /// Their names. None: all are in force again.
+        programs: Vec<String>,
+    },
+    /// The kernel side was removed by `postern uninstall`.
+    KernelSideRemoved {
+        /// Links that were removed.
+        links: usize,
+        /// Maps that were removed.
+        maps: usize,
+    },
+    /// Something was lost in the kernel, since the epoch began.
+    KernelLosses {
+        /// How often a map was full; whatever needed a place in it was refused.
+        map_full: u64,
+        /// How often a word to the warden found no room.
+        ring_buffer_lost: u64,
+    },
+    /// The host's clock was set. Times of records before and after do not compare.
+    ClockStep {
+        /// By how much, in microseconds; below zero: backwards.
+        micros: i64,
+    },
+    /// Connects that a proxy had taken when it ended, and that are in no record: what became of them is not known.
+    LostAtRestart {
+        /// As the kernel noted them.
+        flows: Vec<Flow>,
+    },
+    /// Connects that were redirected, and given up by the client before the proxy had them.
+    ConnectsAbandoned {
+        /// As the kernel noted them.
+        flows: Vec<Flow>,
+    },
+    /// How all connects to targets ended, since the epoch began.
+    Coverage {
+        /// The epoch of the kernel side.
+        epoch: String,
+        /// The ledger.
+        rows: Vec<CoverageRow>,
+        /// Redirected connects of which nobody can tell what has become.
+        unexplained: u64,
+    },
+    /// An alarm: connects were redirected of which nobody can tell what has become.
+    Unexplained {
+        /// The rows of the ledger that do not add up.
+        rows: Vec<CoverageRow>,
+        /// Connects that were taken long ago, have no record, and that no session has in hand.
+        flows: Vec<Flow>,
+    },
+    /// A client asked to cancel what another session does, over a connection of its own.
+    CancelRequested {
+        /// Name of the target.
+        target: String,
+        /// Who.
+        principal: Arc<Principal>,
     },
     /// A session was admitted.
     SessionStarted(Box<SessionStart>),

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    coverage::Changes,
     frame::{Fault, Frame},
     ids::refused_id,
     journal::{Head, Journal},
@@ -195,12 +196,17 @@ impl Shared {
     fn fill(&self, frames: &[Frame], mut cursor: Head) -> Result<Head, MoveError> {
         let mut batch = Batch::default();
         let mut summaries: HashMap<String, Summary> = HashMap::new();
+        let mut changes = Changes::default();
         for frame in frames {
             let header = &frame.header;
             batch.record(frame);
+            if header.kind.is_of_the_agent() {
+                batch.of_the_agent(header.sequence);
+            }
             cursor = Head { sequence: header.sequence, hash: header.hash };
             // The body has the hash that the header carries, so it is what was appended: an event.
             let event: Brief<'_> = serde_json::from_slice(frame.body()).unwrap_or_default();
+            changes.add(&self.store, &event.event, frame.body())?;
             let id = match &event.session {
                 Some(id) => id.clone().into_owned(),
                 None if event.event == "connection-refused" => refused_id(header.time, header.sequence),
@@ -226,6 +232,7 @@ impl Shared {
             }
         }
         summaries.values().for_each(|summary| batch.session(summary));
+        changes.finish(&self.store, &mut batch)?;
         self.store.apply(batch, cursor)?;
         Ok(cursor)
     }

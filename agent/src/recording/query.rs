@@ -99,6 +99,9 @@ pub enum QueryError {
         /// What is wrong with it.
         fault: Fault,
     },
+    /// What was appended is not in the store yet.
+    #[error("records are not moved into the store in time; `postern status` tells why")]
+    Behind,
     /// A record is not in the store.
     #[error("record {0} is not in the store; `postern audit verify` examines the whole log")]
     Missing(u64),
@@ -160,15 +163,37 @@ impl Log {
     pub fn records(&self, session: &str, after: u64, limit: usize) -> Result<Vec<Record>, QueryError> {
         let mut records = Vec::new();
         for sequence in self.store.sequences(session, after).take(limit) {
-            let sequence = sequence?;
-            let frame = self.store.record(sequence)?.ok_or(QueryError::Missing(sequence))?;
-            let frame = frame.map_err(|fault| QueryError::Broken { sequence, fault })?;
-            let event = serde_json::from_slice(frame.body())
-                .map_err(|_| QueryError::Broken { sequence, fault: Fault::Body })?;
-            let time = timestamp(frame.header.time);
-            records.push(Record { sequence, time, hash: hex::encode(frame.header.hash), event });
+            records.push(self.record(sequence?)?);
         }
         Ok(records)
+    }
+
+    /// Records about the agent and the host: starts, what was in force in the kernel, losses, alarms. The newest `limit` of
+    /// those at or after `since`, in order.
+    ///
+    /// # Errors
+    /// The store does not work, or does not hold what was appended.
+    pub fn agent_records(&self, since: Option<Timestamp>, limit: usize) -> Result<Vec<Record>, QueryError> {
+        self.settle();
+        let mut records = Vec::new();
+        for sequence in self.store.of_the_agent().take(limit) {
+            let record = self.record(sequence?)?;
+            if since.is_some_and(|since| record.time < since) {
+                break;
+            }
+            records.push(record);
+        }
+        records.reverse();
+        Ok(records)
+    }
+
+    fn record(&self, sequence: u64) -> Result<Record, QueryError> {
+        let frame = self.store.record(sequence)?.ok_or(QueryError::Missing(sequence))?;
+        let frame = frame.map_err(|fault| QueryError::Broken { sequence, fault })?;
+        let broken = |_| QueryError::Broken { sequence, fault: Fault::Body };
+        let event = serde_json::from_slice(frame.body()).map_err(broken)?;
+        let (time, hash) = (timestamp(frame.header.time), hex::encode(frame.header.hash));
+        Ok(Record { sequence, time, hash, event })
     }
 
     /// Sessions whose ids share the longest beginning with `id`.

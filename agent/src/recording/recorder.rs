@@ -80,6 +80,17 @@ impl Recorder {
         }
     }
 
+    /// The last record that is on disk for certain; `None` while nobody can tell. Of a log that another process has, every record
+    /// counts that it has taken.
+    #[must_use]
+    pub fn durable(&self) -> Option<u64> {
+        match &*self.read() {
+            Place::Here(log) | Place::Leaving(log) => Some(log.status().journal.durable),
+            Place::There(_) => Some(u64::MAX),
+            Place::Nowhere(_) => None,
+        }
+    }
+
     /// This, with every append waiting until the record is on disk.
     #[must_use]
     pub fn strict(self: &Arc<Self>) -> Arc<dyn Append> {

@@ -9,10 +9,13 @@
 //! | `r` sequence (u64, big-endian) chunk (u32, big-endian) | a part of a [block](super::blocks), at most [`CHUNK`] bytes |
 //! | `s` session id | its [`Summary`](super::summary::Summary) as JSON |
 //! | `x` session id, 0, sequence (u64, big-endian) | sequences of records that the session has, from this one on (u64, big-endian) |
+//! | `a` sequence (u64, big-endian) | nothing: this record is about the agent |
+//! | `t` target, uid (u32, big-endian) | its [`Tally`](super::coverage::Tally) in the epoch at hand |
+//! | `e` | that epoch |
 //! | `m` | the cursor: sequence and hash of the last record that was moved |
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,6 +26,7 @@ use std::{
 
 use super::{
     blocks::{self, Packer},
+    coverage::{Tallies, Tally},
     frame::{Fault, Frame, GENESIS, Hash},
     journal::Head,
     summary::Summary,
@@ -39,6 +43,11 @@ const UNLOCK_WITHIN: Duration = Duration::from_secs(3);
 
 const SESSION: u8 = b's';
 const INDEX: u8 = b'x';
+const OF_THE_AGENT: u8 = b'a';
+const TALLY: u8 = b't';
+const EPOCH: &[u8] = b"e";
+/// What is said to be damaged if one of the two above is.
+const TALLIES: &str = "a tally of connects";
 const CURSOR: &[u8] = b"m";
 
 /// The store does not work.
@@ -138,7 +147,7 @@ impl Store {
         let Some(value) = self.db.get(CURSOR).map_err(|source| self.failed(source))? else {
             return Ok(Head { sequence: 0, hash: GENESIS });
         };
-        let damaged = || StoreError::Damaged { path: self.path.clone(), what: "the cursor".into() };
+        let damaged = || self.damaged("the cursor");
         let (sequence, hash) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
         Ok(Head { sequence: u64::from_be_bytes(*sequence), hash: hash.try_into().map_err(|_| damaged())? })
     }
@@ -232,6 +241,49 @@ impl Store {
         sequences.filter(move |sequence| sequence.as_ref().map_or(true, |sequence| *sequence > after))
     }
 
+    /// Sequences of the records about the agent, the newest first.
+    pub fn of_the_agent(&self) -> impl Iterator<Item = Result<u64, StoreError>> + use<'_> {
+        self.db.scan_prefix([OF_THE_AGENT]).rev().map(|found| {
+            let (key, _) = found.map_err(|source| self.failed(source))?;
+            let sequence = key.strip_prefix(&[OF_THE_AGENT]).and_then(|key| key.try_into().ok());
+            sequence.map(u64::from_be_bytes).ok_or_else(|| self.damaged("the index of records about the agent"))
+        })
+    }
+
+    /// What the records up to the cursor say of connects, in the epoch at hand.
+    ///
+    /// # Errors
+    /// The store does not work, or a tally is damaged.
+    pub fn tallies(&self) -> Result<Tallies, StoreError> {
+        let mut tallies = Tallies { epoch: self.epoch()?, rows: BTreeMap::new() };
+        for found in self.db.scan_prefix([TALLY]) {
+            let (key, value) = found.map_err(|source| self.failed(source))?;
+            let row = row_of(&key).ok_or_else(|| self.damaged(TALLIES))?;
+            tallies.rows.insert(row, Tally::decode(&value).ok_or_else(|| self.damaged(TALLIES))?);
+        }
+        Ok(tallies)
+    }
+
+    /// The same of one target and user.
+    ///
+    /// # Errors
+    /// As for [`Store::tallies`].
+    pub fn tally(&self, row: (u32, u32)) -> Result<Tally, StoreError> {
+        match self.db.get(tally_key(row)).map_err(|source| self.failed(source))? {
+            Some(value) => Tally::decode(&value).ok_or_else(|| self.damaged(TALLIES)),
+            None => Ok(Tally::default()),
+        }
+    }
+
+    /// The epoch at hand; `None`: no agent has recorded one yet.
+    ///
+    /// # Errors
+    /// As for [`Store::tallies`].
+    pub fn epoch(&self) -> Result<Option<String>, StoreError> {
+        let epoch = self.db.get(EPOCH).map_err(|source| self.failed(source))?;
+        epoch.map(|epoch| String::from_utf8(epoch.to_vec()).map_err(|_| self.damaged(TALLIES))).transpose()
+    }
+
     /// Moves a batch, whole or not at all.
     ///
     /// # Errors
@@ -268,8 +320,11 @@ impl Store {
     }
 
     fn summary(&self, value: &[u8]) -> Result<Summary, StoreError> {
-        serde_json::from_slice(value)
-            .map_err(|_| StoreError::Damaged { path: self.path.clone(), what: "a session's summary".into() })
+        serde_json::from_slice(value).map_err(|_| self.damaged("a session's summary"))
+    }
+
+    fn damaged(&self, what: &str) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), what: what.into() }
     }
 
     fn failed(&self, source: sled::Error) -> StoreError {
@@ -297,6 +352,26 @@ impl Batch {
         if let Ok(value) = serde_json::to_vec(summary) {
             self.batch.insert(session_key(&summary.session), value);
         }
+    }
+
+    /// A record is about the agent.
+    pub fn of_the_agent(&mut self, sequence: u64) {
+        self.batch.insert([[OF_THE_AGENT].as_slice(), &sequence.to_be_bytes()].concat(), &[]);
+    }
+
+    /// What the records say of a target and user.
+    pub fn tally(&mut self, row: (u32, u32), tally: Tally) {
+        self.batch.insert(tally_key(row), tally.encode());
+    }
+
+    /// Of a target and user nothing is said any more.
+    pub fn no_tally(&mut self, row: (u32, u32)) {
+        self.batch.remove(tally_key(row));
+    }
+
+    /// The epoch at hand.
+    pub fn epoch(&mut self, epoch: &str) {
+        self.batch.insert(EPOCH, epoch);
     }
 
     fn finish(mut self) -> sled::Batch {
@@ -350,6 +425,15 @@ pub fn drop_snapshots(path: &Path) -> Result<(), StoreError> {
 
 fn session_key(id: &str) -> Vec<u8> {
     [&[SESSION], id.as_bytes()].concat()
+}
+
+fn tally_key((target, uid): (u32, u32)) -> Vec<u8> {
+    [[TALLY].as_slice(), &target.to_be_bytes(), &uid.to_be_bytes()].concat()
+}
+
+fn row_of(key: &[u8]) -> Option<(u32, u32)> {
+    let (target, uid) = key.strip_prefix(&[TALLY])?.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*target), u32::from_be_bytes(uid.try_into().ok()?)))
 }
 
 fn index_key(id: &str, sequence: u64) -> Vec<u8> {

@@ -20,18 +20,22 @@ use tokio::{
 use super::{
     Proxy,
     attempts::Attempts,
+    coverage::{self, CoverageError},
     handover::{Handover, Launch, Predecessor, ending},
     is,
     tested::Tested,
 };
 use crate::{
     config::Config,
-    control::{self, Access, ControlError, Daemon, OpenSession, Peer, Policies, Restarted, Status, TargetStatus},
+    control::{
+        self, Access, ControlError, CoverageReport, Daemon, LogReport, OpenSession, Peer, Policies, Restarted, Status,
+        TargetStatus,
+    },
     credential::MaskingKeys,
     model::{Subject, Surroundings},
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
-    recording::{Log, OpenError, Options, Recorder},
+    recording::{self, Log, OpenError, Options, Recorder},
     selftest::Attempt,
     target::{Keeper, Targets},
     warden::{AskError, Handed, Warden},
@@ -64,6 +68,9 @@ pub enum ProxyError {
     /// The agent's own authority cannot be used.
     #[error(transparent)]
     Authority(#[from] CaError),
+    /// What was connected when an earlier agent ended cannot be accounted for.
+    #[error(transparent)]
+    Coverage(#[from] CoverageError),
     /// The control socket cannot be served.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -89,7 +96,9 @@ pub async fn run(
     let masking = MaskingKeys::open(&agent.state_dir)?;
     let access = Access::new(agent.group.as_deref())?;
     let mut ends = Ends::new()?;
-    let (warden, Handed { liveness, tidings }) = Warden::connect(&agent.runtime_dir)?;
+    // Whatever was redirected before went to an earlier proxy.
+    let before = coverage::boot_nanoseconds().map_err(std::io::Error::from)?;
+    let (warden, Handed { liveness, tidings, kernel_side }) = Warden::connect(&agent.runtime_dir)?;
 
     // What could fail has not, so a predecessor may give up the log.
     let handover = Handover::new(launch);
@@ -112,11 +121,23 @@ pub async fn run(
         following: watch::Sender::new(true),
         attempts: Attempts::default(),
         tested: Tested::default(),
+        ledger: Arc::default(),
+        epoch: format!("{}/{}", recording::boot(), kernel_side.ledger),
     });
+    proxy.take_stock(kernel_side)?;
+    if predecessor.is_none() {
+        proxy.name_lost(before).await?;
+    }
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&proxy).follow_names());
     let listeners = warden.listen().await?;
+    if predecessor.is_some() {
+        // Until now, new connects were led to the one before.
+        proxy.ledger.wait_for_predecessors(coverage::boot_nanoseconds().map_err(std::io::Error::from)?);
+    }
     tasks.spawn(Arc::clone(&proxy).follow(listeners, tidings));
+    tasks.spawn(Arc::clone(&proxy).settle());
+    tasks.spawn(Arc::clone(&proxy).keep_watch());
     tasks.spawn(super::memory::give_back());
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
     let (refuse, refused) = oneshot::channel();
@@ -127,11 +148,17 @@ pub async fn run(
         if let Err(error) = running.proxy.self_test().await {
             tracing::error!(error, "the self-test could not be made");
         }
-        let (.., problems) = running.condition().await;
-        if must_enforce && !problems.is_empty() {
-            // Nobody waits where the agent ends already.
-            let _ = refuse.send(problems.join("; "));
-            return;
+        if must_enforce {
+            let (_, surroundings, kernel) = running.kernel().await;
+            let problems = match running.log_report() {
+                Ok(log) => running.problems(&running.targets(&surroundings), &log, kernel),
+                Err(problem) => vec![problem],
+            };
+            if !problems.is_empty() {
+                // Nobody waits where the agent ends already.
+                let _ = refuse.send(problems.join("; "));
+                return;
+            }
         }
         tracing::info!(targets = running.proxy.targets.all().len(), "serving");
         if let Some(predecessor) = predecessor {
@@ -160,6 +187,11 @@ pub async fn run(
     };
     if tokio::time::timeout(DRAIN, others).await.is_err() {
         tracing::warn!("a process before this one did not end in time");
+    }
+    if ended.is_ok()
+        && let Err(error) = proxy.last_reckoning().await
+    {
+        tracing::warn!(%error, "the ledger was not reconciled at the end; the next start will");
     }
     if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await.unwrap_or(Ok(())) {
         tracing::error!(%error, "the log was not closed in order");
@@ -330,9 +362,10 @@ struct Running {
 
 impl Daemon for Running {
     fn status(&self) -> Result<Status, String> {
-        let log = control::LogReport::from(self.log()?.status());
-        let (counters, surroundings, problems) = self.handle.block_on(self.condition());
-        let targets = (0..self.proxy.targets.all().len()).map(|index| self.target(index, &surroundings)).collect();
+        let log = self.log_report()?;
+        let (counters, surroundings, kernel) = self.handle.block_on(self.kernel());
+        let targets = self.targets(&surroundings);
+        let problems = self.problems(&targets, &log, kernel);
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -352,6 +385,10 @@ impl Daemon for Running {
 
     fn self_test(&self) -> Result<Vec<Attempt>, String> {
         self.handle.block_on(self.proxy.self_test())
+    }
+
+    fn coverage(&self) -> Result<CoverageReport, String> {
+        self.handle.block_on(self.proxy.reconcile()).map_err(|error| error.to_string())
     }
 
     fn reload(&self) -> Result<Policies, String> {
@@ -385,33 +422,47 @@ fn older(surroundings: &Surroundings) -> Option<String> {
 }
 
 impl Running {
-    /// The kernel side's counters, how it is in the network namespaces, and everything that keeps the agent from enforcing.
-    async fn condition(&self) -> (BTreeMap<String, u64>, Surroundings, Vec<String>) {
+    /// The kernel side's counters, how it is in the network namespaces, and what of that keeps the agent from enforcing.
+    async fn kernel(&self) -> (BTreeMap<String, u64>, Surroundings, Vec<String>) {
         let warden = &self.proxy.warden;
         let kernel = async {
             Ok::<_, AskError>((warden.counters().await?, warden.missing().await?, warden.surroundings().await?))
         };
-        let (counters, surroundings, kernel) = match kernel.await {
+        match kernel.await {
             Ok((counters, missing, surroundings)) => {
                 let missing = missing.iter().map(|program| format!("the kernel program {program} is not in force"));
-                let kernel: Vec<String> = missing.chain(older(&surroundings)).collect();
-                (counters, surroundings, kernel)
+                let problems = missing.chain(older(&surroundings)).collect();
+                (counters, surroundings, problems)
             }
             Err(error) => {
                 (BTreeMap::new(), Surroundings::default(), vec![format!("the warden does not answer: {error}")])
             }
-        };
-        let targets = self.proxy.targets.all().iter().enumerate().flat_map(|(index, target)| {
-            let problems = self.problems(index, &surroundings).into_iter();
-            problems.map(|problem| format!("{}: {problem}", target.name)).collect::<Vec<_>>()
-        });
-        let log = self.proxy.log.log().map(|log| control::LogReport::from(log.status()).problems).unwrap_or_default();
-        let problems = targets.chain(log).chain(kernel).chain(self.proxy.tested.problems()).collect();
-        (counters, surroundings, problems)
+        }
+    }
+
+    /// Everything that keeps the agent from enforcing.
+    fn problems(&self, targets: &[TargetStatus], log: &LogReport, kernel: Vec<String>) -> Vec<String> {
+        let targets = targets
+            .iter()
+            .flat_map(|target| target.problems.iter().map(move |problem| format!("{}: {problem}", target.name)));
+        targets
+            .chain(log.problems.iter().cloned())
+            .chain(kernel)
+            .chain(self.proxy.tested.problems())
+            .chain(self.proxy.ledger.problem())
+            .collect()
+    }
+
+    fn log_report(&self) -> Result<LogReport, String> {
+        Ok(LogReport::from(self.log()?.status()))
+    }
+
+    fn targets(&self, surroundings: &Surroundings) -> Vec<TargetStatus> {
+        (0..self.proxy.targets.all().len()).map(|index| self.target(index, surroundings)).collect()
     }
 
     /// What an operator should know about a target.
-    fn problems(&self, index: usize, surroundings: &Surroundings) -> Vec<String> {
+    fn problems_of(&self, index: usize, surroundings: &Surroundings) -> Vec<String> {
         let open = surroundings.sockets.iter().filter(|(target, _)| *target as usize == index);
         let open = open.map(|(_, which)| format!("unix: {which}"));
         self.proxy.targets.problems(index).into_iter().chain(open).collect()
@@ -426,7 +477,7 @@ impl Running {
             mode: target.mode,
             addresses: self.proxy.targets.addresses(index),
             connections: self.proxy.open.on(&target.name) + self.proxy.handover.predecessors().on(&target.name),
-            problems: self.problems(index, surroundings),
+            problems: self.problems_of(index, surroundings),
             last_session,
             last_trouble,
         }

@@ -4,6 +4,7 @@
 //! protocol that target speaks; whatever cannot be found out is a refusal with a record of why.
 
 mod attempts;
+mod coverage;
 pub mod daemon;
 pub mod handover;
 pub mod memory;
@@ -28,6 +29,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
+use self::coverage::{Accounted, InHand};
 use crate::{
     config,
     config::{CredentialSource, Durability},
@@ -80,6 +82,10 @@ pub struct Proxy {
     attempts: attempts::Attempts,
     /// What the last self-test found.
     tested: tested::Tested,
+    /// What has become of all connects.
+    ledger: Arc<coverage::Ledger>,
+    /// Boot id of the host, and the epoch of the kernel side within it.
+    epoch: String,
 }
 
 impl Proxy {
@@ -126,10 +132,15 @@ impl Proxy {
                     // The self-test's own: led here, as it must be.
                     return;
                 }
+                let connect = self.ledger.take(&flow);
                 let found = self.targets.find(&flow).ok();
-                return self.refuse(&client, found.as_ref().map(|found| &*found.target), Who::Noted(flow), &denial);
+                let who = Who::Noted(flow, &connect);
+                return self.refuse(&client, found.as_ref().map(|found| &*found.target), who, &denial);
             }
         };
+
+        // From here until its outcome is recorded, it is this session's to account for.
+        let connect = Arc::new(self.ledger.take(&flow));
 
         // Where to? The original destination decides, not what the client says later.
         let found = self.targets.find(&flow);
@@ -139,11 +150,11 @@ impl Proxy {
 
         let Found { target, name } = match found {
             Ok(found) => found,
-            Err(denial) => return self.refuse(&client, None, Who::Proven(principal), &denial),
+            Err(denial) => return self.refuse(&client, None, Who::Proven(principal, &connect), &denial),
         };
         let Some(serve) = protocol::protocol(&target.protocol) else {
             let denial = Denial::closed(format!("this version does not speak {}", target.protocol));
-            return self.refuse(&client, Some(&target), Who::Proven(principal), &denial);
+            return self.refuse(&client, Some(&target), Who::Proven(principal, &connect), &denial);
         };
 
         // From here on the protocol tells the story; see `protocol/postgres/mod.rs`.
@@ -153,14 +164,15 @@ impl Proxy {
             target: target.name.clone(),
             mode: target.mode,
         };
+        let services = self.services(&target, &connect);
         let connection = Connection {
             subject: subject.clone(),
             destination: principal.flow.destination,
             named: name,
             masking_key: self.masking.of(&target.name),
-            services: self.services(&target),
+            services: services.clone(),
             host: Arc::clone(&self) as Arc<dyn Host>,
-            principal,
+            principal: Arc::clone(&principal),
             target,
         };
         let serving = tokio::spawn(serve(client, connection));
@@ -170,9 +182,13 @@ impl Proxy {
         {
             tracing::error!(session = subject.session, "a session panicked; the others go on");
         }
+        if !connect.is_recorded() {
+            let denial = Denial::closed("the connection ended before a session began");
+            record_refusal(&*services.log, Some(subject.target), Who::Proven(principal, &connect), &denial);
+        }
     }
 
-    fn services(&self, target: &config::Target) -> Services {
+    fn services(&self, target: &config::Target, connect: &Arc<InHand>) -> Services {
         let log: Arc<dyn Append> = match target.durability {
             Durability::Strict => self.log.strict(),
             Durability::Batched => Arc::clone(&self.log) as Arc<dyn Append>,
@@ -180,7 +196,7 @@ impl Proxy {
         Services {
             policy: Arc::clone(&self.policy) as Arc<dyn crate::model::Decide>,
             liveness: Arc::clone(&self.liveness),
-            log,
+            log: Arc::new(Accounted { log, connect: Arc::clone(connect) }),
         }
     }
 
@@ -198,24 +214,10 @@ impl Proxy {
     }
 
     /// Resets a connection that never became a session, and says why in the log.
-    fn refuse(&self, client: &TcpStream, target: Option<&config::Target>, who: Who, denial: &Denial) {
+    fn refuse(&self, client: &TcpStream, target: Option<&config::Target>, who: Who<'_>, denial: &Denial) {
         let target = target.map(|target| target.name.clone());
         tracing::info!(target = target.as_deref().unwrap_or("?"), reason = denial.reason, "connection refused");
-        let (principal, flow) = match who {
-            Who::Nobody => (None, None),
-            Who::Noted(flow) => (None, Some(flow)),
-            Who::Proven(principal) => (Some(principal), None),
-        };
-        let event = Event::ConnectionRefused {
-            target,
-            principal,
-            flow,
-            reason: denial.reason.clone(),
-            rule: denial.rule.clone(),
-        };
-        if let Err(error) = self.log.append(&event) {
-            tracing::error!(%error, "a refusal could not be recorded");
-        }
+        record_refusal(&*self.log, target, who, denial);
         // Zero linger: the client sees a reset at once instead of an orderly end.
         let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         if let Err(error) = setsockopt(client, sockopt::Linger, &linger) {
@@ -224,14 +226,27 @@ impl Proxy {
     }
 }
 
+fn record_refusal(log: &dyn Append, target: Option<String>, who: Who<'_>, denial: &Denial) {
+    let (principal, flow, connect) = match who {
+        Who::Nobody => (None, None, None),
+        Who::Noted(flow, connect) => (None, Some(flow), Some(connect)),
+        Who::Proven(principal, connect) => (Some(principal), None, Some(connect)),
+    };
+    let (reason, rule) = (denial.reason.clone(), denial.rule.clone());
+    match log.append(&Event::ConnectionRefused { target, principal, flow, reason, rule }) {
+        Ok(sequence) => connect.into_iter().for_each(|connect| connect.recorded(sequence)),
+        Err(error) => tracing::error!(%error, "a refusal could not be recorded"),
+    }
+}
+
 /// How far it was found out who connected, when a connection is refused.
-enum Who {
+enum Who<'a> {
     /// The kernel noted nothing.
     Nobody,
     /// The kernel noted a process, which could not be proven to be still the one that connected.
-    Noted(Box<Flow>),
+    Noted(Box<Flow>, &'a InHand),
     /// That very process.
-    Proven(Arc<Principal>),
+    Proven(Arc<Principal>, &'a InHand),
 }
 
 impl Host for Proxy {

@@ -17,12 +17,13 @@ impl Default for Tested {
 impl Tested {
     /// The paths that are not closed.
     pub(super) fn problems(&self) -> Vec<String> {
-        let attempts = match &*self.lock() {
-            Ok(attempts) => attempts.clone(),
-            Err(problem) => return vec![problem.clone()],
-        };
-        let open = attempts.into_iter().filter(|attempt| !attempt.outcome.is_closed());
-        open.map(|attempt| format!("self-test: {}: {}", attempt.path, attempt.outcome)).collect()
+        match &*self.lock() {
+            Ok(attempts) => {
+                let open = attempts.iter().filter(|attempt| !attempt.outcome.is_closed());
+                open.map(|attempt| format!("self-test: {}: {}", attempt.path, attempt.outcome)).collect()
+            }
+            Err(problem) => vec![problem.clone()],
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Result<Vec<Attempt>, String>> {

@@ -8,26 +8,12 @@ use super::{
     known::{Answer, Known},
     *,
 };
-use crate::{
-    config::{CredentialSource, Durability, MAX_NAME_ADDRESSES, TlsMode, UpstreamTls},
-    model::Mode,
-};
+use crate::config::MAX_NAME_ADDRESSES;
 
 const GRACE: Duration = Duration::from_secs(600);
 
 fn target(name: &str, addresses: &[&str]) -> Target {
-    Target {
-        name: name.into(),
-        protocol: "postgres".into(),
-        mode: Mode::Enforce,
-        addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
-        sockets: Vec::new(),
-        tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-        serve: None,
-        credential: CredentialSource::Client,
-        columns: Vec::new(),
-        durability: Durability::Batched,
-    }
+    Target::simple(name, addresses.iter().map(|address| address.parse().expect("an address")).collect())
 }
 
 /// Targets whose names stood for these addresses in an earlier run.
@@ -38,18 +24,7 @@ fn targets(targets: Vec<Target>, names: &str) -> Targets {
 }
 
 fn flow(target: u32, destination: &str) -> Flow {
-    Flow {
-        cookie: 1,
-        tgid: 1,
-        generation: 1,
-        sequence: 0,
-        uid: 0,
-        gid: 0,
-        cgroup: 1,
-        netns: 1,
-        destination: destination.parse().expect("an address"),
-        target,
-    }
+    Flow { target, ..Flow::imagined(destination.parse().expect("an address")) }
 }
 
 fn ip(text: &str) -> IpAddr {

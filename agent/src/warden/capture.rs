@@ -6,20 +6,19 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::IpAddr,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use agent_common::{
-    CANARY, COUNTER_NAMES, Destination, FlowRecord, LAYOUT, ListenerPort, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM,
-    Mark, Offsets, ProcessEntry, Settings, listener_moved, scope::EVERYWHERE,
+    CANARY, COUNTER_NAMES, Destination, FlowRecord, LAYOUT, LedgerKey, MARK_EXISTING, MARK_LISTENER, MARK_UPSTREAM,
+    Mark, Offsets, Ports, ProcessEntry, Settings, scope::EVERYWHERE,
 };
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage},
+    maps::{Array, HashMap, Map, MapData, MapError, MapInfo, RingBuf, SkStorage},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
@@ -32,13 +31,17 @@ use super::{
     features::{self, CONNECT_UNIX, Found, Selection, State},
     host::HostError,
     interfaces::Interfaces,
+    ledger::Ledger,
     pins::{self, Loaded},
     scope::{self, Scope, ScopeError},
     sockets::{CANARY_SOCKET, Sockets},
     sys::{self, Plain},
     types,
 };
-use crate::config::{Config, Reach};
+use crate::{
+    config::{Config, Reach},
+    model::{CoverageRow, Flow, FlowId, KernelSide},
+};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
@@ -51,7 +54,11 @@ pub(super) struct Capture {
     flows: SkStorage<MapData, Plain<FlowRecord>>,
     marks: Mutex<SkStorage<MapData, Mark>>,
     destinations: Mutex<Destinations>,
+    ledger: Mutex<Ledger>,
     programs: Vec<Loaded>,
+    /// Links that were in force before.
+    adopted: usize,
+    ledger_id: u32,
     sockets: Mutex<Sockets>,
     /// Whether connections to them are refused.
     unix: bool,
@@ -63,7 +70,7 @@ pub(super) struct Capture {
 }
 
 /// Where the proxy listens, by the cookie of the network namespace.
-type Listeners = HashMap<MapData, u64, ListenerPort>;
+type Listeners = HashMap<MapData, u64, Plain<agent_common::Listeners>>;
 
 /// Where the programs say [`agent_common::Unserved`].
 pub(super) type Unserved = RingBuf<MapData>;
@@ -168,7 +175,11 @@ impl Capture {
             flows: map(&mut kernel, "FLOWS")?,
             marks: Mutex::new(map(&mut kernel, "MARKS")?),
             destinations: Mutex::new(destinations),
+            ledger: Mutex::new(Ledger::new(&mut kernel)?),
             programs,
+            adopted,
+            // The kernel gives no two maps of one boot the same id.
+            ledger_id: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
             sockets: Mutex::new(sockets),
             unix,
             interfaces,
@@ -181,14 +192,14 @@ impl Capture {
     }
 
     /// Tells the programs where the proxy listens in a network namespace, in place of what listened there until now.
-    pub(super) fn listen_at(&self, netns: u64, port: u16) -> Result<(), MapError> {
+    pub(super) fn listen_at(&self, netns: u64, ports: Ports) -> Result<(), MapError> {
         let mut listeners = self.listeners();
-        let before = match listeners.get(&netns, 0) {
+        let Plain(before) = match listeners.get(&netns, 0) {
             Ok(before) => before,
-            Err(MapError::KeyNotFound) => 0,
+            Err(MapError::KeyNotFound) => Plain(agent_common::Listeners::default()),
             Err(error) => return Err(error),
         };
-        listeners.insert(netns, listener_moved(before, port), 0)
+        listeners.insert(netns, Plain(before.moved(ports)), 0)
     }
 
     /// Tells the programs that the proxy does not listen in a network namespace any more.
@@ -309,6 +320,36 @@ impl Capture {
         programs.chain(interfaces).collect()
     }
 
+    /// What is in force.
+    pub(super) fn kernel_side(&self) -> KernelSide {
+        let programs = self.programs.iter().map(|program| (program.name.to_owned(), program.id())).collect();
+        KernelSide { ledger: self.ledger_id, adopted: self.adopted, programs }
+    }
+
+    /// Rows of the coverage ledger after `after`, as many as one message holds.
+    pub(super) fn coverage(&self, after: Option<LedgerKey>) -> Result<Vec<CoverageRow>, MapError> {
+        self.ledger().rows(after)
+    }
+
+    /// Connects whose record is durable.
+    pub(super) fn settle(&self, flows: &[FlowId]) -> Result<(), MapError> {
+        self.ledger().settle(flows)
+    }
+
+    /// Connects from before `before` that were accepted and have no durable record, as many as one message holds.
+    pub(super) fn waiting(&self, before: u64) -> Result<Vec<Flow>, MapError> {
+        self.ledger().waiting(before)
+    }
+
+    /// Connects that were abandoned, each told once.
+    pub(super) fn abandoned(&self) -> Vec<Flow> {
+        self.ledger().abandoned()
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The counters by name.
     pub(super) fn counters(&self) -> Result<BTreeMap<String, u64>, MapError> {
         COUNTER_NAMES
@@ -356,7 +397,7 @@ fn types() -> Result<Btf, CaptureError> {
 }
 
 /// Takes a map out of the loaded object, as the type that it has to be.
-fn map<T>(kernel: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
+pub(super) fn map<T>(kernel: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
 where
     T: TryFrom<Map, Error = MapError>,
 {

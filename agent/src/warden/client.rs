@@ -31,7 +31,7 @@ use super::{
     wire::{self, Answer, Call, MAX_MESSAGE, NEWS, Request, Response, SOCKET},
 };
 use crate::{
-    model::{Flow, Older, Process, Surroundings},
+    model::{CoverageRow, Flow, FlowId, KernelSide, Older, Process, Surroundings},
     selftest::Attempt,
 };
 
@@ -40,6 +40,9 @@ const MAX_OPEN_QUESTIONS: usize = 64;
 
 /// Tidings that wait to be taken. Beyond it answers wait too.
 const MAX_TIDINGS: usize = 16;
+
+/// Connects that are settled with one message.
+const SETTLED_AT_ONCE: usize = 512;
 
 /// How long the warden may take for its greeting.
 const GREETING: TimeVal = TimeVal::new(10, 0);
@@ -68,6 +71,8 @@ pub struct Handed {
     pub liveness: Liveness,
     /// What the warden tells unasked.
     pub tidings: mpsc::Receiver<Tidings>,
+    /// What is in force in the kernel.
+    pub kernel_side: KernelSide,
 }
 
 /// What the warden tells unasked.
@@ -139,16 +144,16 @@ impl Warden {
         wire::send(socket.as_fd(), &Request { id: NEWS, call: Call::Hello }, &[]).map_err(unreachable)?;
         let mut buffer = vec![0; MAX_MESSAGE];
         let greeting = wire::receive::<Response>(socket.as_fd(), &mut buffer).map_err(unreachable)?;
-        let process_map = match greeting {
-            Some((Response { answer: Answer::Hello, .. }, mut descriptors)) => {
-                descriptors.pop().ok_or(AskError::Confused)?
+        let (kernel_side, process_map) = match greeting {
+            Some((Response { answer: Answer::Hello(found), .. }, mut descriptors)) => {
+                (found, descriptors.pop().ok_or(AskError::Confused)?)
             }
             Some((Response { answer: Answer::Refused(reason), .. }, _)) => return Err(AskError::Refused(reason)),
             Some(_) => return Err(AskError::Confused),
             None => return Err(AskError::Gone),
         };
         let (sender, tidings) = mpsc::channel(MAX_TIDINGS);
-        let handed = Handed { liveness: Liveness::new(process_map)?, tidings };
+        let handed = Handed { liveness: Liveness::new(process_map)?, tidings, kernel_side };
 
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| unreachable(error.into()))?;
         let inner = Arc::new(Inner {
@@ -276,6 +281,56 @@ impl Warden {
             (Answer::SelfTest(attempts), _) => Ok(attempts),
             (answer, _) => Err(refusal(answer)),
         }
+    }
+
+    /// The coverage ledger, as far as the kernel side knows it: in the order of targets and users.
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn coverage(&self) -> Result<Vec<CoverageRow>, AskError> {
+        let mut rows: Vec<CoverageRow> = Vec::new();
+        loop {
+            let after = rows.last().map(|row| (row.target, row.uid));
+            match self.ask(Call::Coverage { after }, None).await? {
+                (Answer::Coverage(more), _) if more.is_empty() => return Ok(rows),
+                (Answer::Coverage(more), _) => rows.extend(more),
+                (answer, _) => return Err(refusal(answer)),
+            }
+        }
+    }
+
+    /// Connects from before a boot time (nanoseconds) that a proxy's listener has taken and whose record is not durable: the
+    /// oldest of them.
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn waiting(&self, before: u64) -> Result<Vec<Flow>, AskError> {
+        match self.ask(Call::Waiting { before }, None).await? {
+            (Answer::Flows(flows), _) => Ok(flows),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    /// Connects that were abandoned: some of those that were not told of yet. They are told once.
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn abandoned(&self) -> Result<Vec<Flow>, AskError> {
+        match self.ask(Call::Abandoned, None).await? {
+            (Answer::Flows(flows), _) => Ok(flows),
+            (answer, _) => Err(refusal(answer)),
+        }
+    }
+
+    /// Tells that the records of these connects are durable.
+    ///
+    /// # Errors
+    /// The warden is gone.
+    pub async fn settle(&self, flows: &[FlowId]) -> Result<(), AskError> {
+        for flows in flows.chunks(SETTLED_AT_ONCE) {
+            done(self.ask(Call::Settle { flows: flows.to_vec() }, None).await)?;
+        }
+        Ok(())
     }
 
     async fn ask(&self, call: Call, descriptor: Option<BorrowedFd<'_>>) -> Result<Received, AskError> {

@@ -5,7 +5,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use agent_common::{CANARY, DESTINATION_OBSERVE, DESTINATION_PREFIX, Destination, DestinationKey};
+use agent_common::{
+    CANARY, DESTINATION_OBSERVE, DESTINATION_PREFIX, Destination, DestinationKey, LEDGER_UNRESOLVED, LedgerId,
+};
 use aya::maps::{LpmTrie, MapData, MapError, lpm_trie::Key};
 
 use super::sys::Plain;
@@ -92,6 +94,7 @@ struct Wanted {
 struct Named {
     ports: Ports,
     flags: u32,
+    ledger: LedgerId,
     addresses: BTreeSet<IpAddr>,
 }
 
@@ -110,11 +113,15 @@ impl Wanted {
                     Address::Network { network, ports } => {
                         for port in ports.all() {
                             let place = Place::new(*network, port);
-                            wanted.fixed.entry(place).or_insert(Destination { target: index, flags });
+                            wanted.fixed.entry(place).or_insert(Destination {
+                                target: index,
+                                flags,
+                                ledger: target.ledger(),
+                            });
                         }
                     }
                     Address::Name { ports, .. } => {
-                        let named = Named { ports: *ports, flags, addresses: BTreeSet::new() };
+                        let named = Named { ports: *ports, flags, ledger: target.ledger(), addresses: BTreeSet::new() };
                         wanted.named.insert((index, entry), named);
                     }
                 }
@@ -132,7 +139,7 @@ impl Wanted {
                 continue;
             }
             let flags = if meant.all(|named| named.flags & DESTINATION_OBSERVE != 0) { DESTINATION_OBSERVE } else { 0 };
-            self.unresolved.insert(place, Destination { target: UNRESOLVED, flags });
+            self.unresolved.insert(place, Destination { target: UNRESOLVED, flags, ledger: LEDGER_UNRESOLVED });
         }
     }
 
@@ -154,12 +161,13 @@ impl Wanted {
     fn all(&self) -> BTreeMap<Place, Destination> {
         let mut all = self.unresolved.clone();
         for ((target, _), named) in self.named.iter().rev() {
-            let destination = Destination { target: *target, flags: named.flags };
+            let destination = Destination { target: *target, flags: named.flags, ledger: named.ledger };
             for address in &named.addresses {
                 all.extend(named.ports.all().map(|port| (Place::host(*address, port), destination)));
             }
         }
-        all.extend(self.canary.iter().map(|place| (*place, Destination { target: CANARY, flags: 0 })));
+        let canary = Destination { target: CANARY, flags: 0, ledger: LEDGER_UNRESOLVED };
+        all.extend(self.canary.iter().map(|place| (*place, canary)));
         all.extend(&self.fixed);
         all
     }

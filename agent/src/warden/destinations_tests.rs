@@ -1,19 +1,11 @@
 use super::*;
-use crate::config::{CredentialSource, Durability, TlsMode, UpstreamTls};
 
 fn target(mode: Mode, addresses: Vec<Address>) -> Target {
-    Target {
-        name: "orders".into(),
-        protocol: "postgres".into(),
-        mode,
-        addresses,
-        sockets: Vec::new(),
-        tls: UpstreamTls { mode: TlsMode::VerifyFull, ca: None, name: None },
-        serve: None,
-        credential: CredentialSource::Client,
-        columns: Vec::new(),
-        durability: Durability::Batched,
-    }
+    Target { mode, ..Target::simple("orders", addresses) }
+}
+
+fn of_orders(target: u32, flags: u32) -> Destination {
+    Destination { target, flags, ledger: Target::simple("orders", Vec::new()).ledger() }
 }
 
 fn host(address: &str, port: u16) -> Address {
@@ -86,12 +78,12 @@ fn an_address_in_the_configuration_comes_before_a_name() {
         target(Mode::Observe, vec![host("10.0.0.1", 5432), host("fd00::1", 5432)]),
     ];
     let mut wanted = Wanted::new(&targets);
-    let observed = Destination { target: 1, flags: DESTINATION_OBSERVE };
+    let observed = of_orders(1, DESTINATION_OBSERVE);
     let both = BTreeMap::from([(place("10.0.0.1", 5432), observed), (place("fd00::1", 5432), observed)]);
     assert_eq!(wanted.all(), both);
     wanted.resolve(0, 0, &[ip("10.0.0.1"), ip("10.0.0.2")]).expect("resolved");
     assert_eq!(wanted.all()[&place("10.0.0.1", 5432)], observed);
-    assert_eq!(wanted.all()[&place("10.0.0.2", 5432)], Destination { target: 0, flags: 0 });
+    assert_eq!(wanted.all()[&place("10.0.0.2", 5432)], of_orders(0, 0));
     // Resolved again: what is no longer meant goes.
     wanted.resolve(0, 0, &[ip("10.0.0.3")]).expect("resolved");
     assert!(!wanted.all().contains_key(&place("10.0.0.2", 5432)));
@@ -131,8 +123,11 @@ fn what_a_name_meant_stays_closed_until_all_names_are_resolved() {
     let network = Place { address: ip("10.1.0.0"), prefix: 24, port: 5432 };
     wanted.inherit([place("10.0.0.1", 5432), place("10.0.0.2", 6432), place("10.0.0.3", 22), network]);
     let all = wanted.all();
-    assert_eq!(all[&place("10.0.0.1", 5432)], Destination { target: UNRESOLVED, flags: 0 });
-    assert_eq!(all[&place("10.0.0.2", 6432)], Destination { target: UNRESOLVED, flags: DESTINATION_OBSERVE });
+    assert_eq!(all[&place("10.0.0.1", 5432)], Destination { target: UNRESOLVED, flags: 0, ledger: LEDGER_UNRESOLVED });
+    assert_eq!(
+        all[&place("10.0.0.2", 6432)],
+        Destination { target: UNRESOLVED, flags: DESTINATION_OBSERVE, ledger: LEDGER_UNRESOLVED }
+    );
     // No target has that port, or that network, any more.
     assert_eq!(all.len(), 2);
     wanted.resolve(0, 0, &[ip("10.0.0.9")]).expect("resolved");

@@ -20,5 +20,7 @@ pub(super) fn from_record(record: &FlowRecord) -> Flow {
         netns: record.netns,
         destination: SocketAddr::new(address, record.port),
         target: record.target,
+        ledger: record.ledger,
+        at: record.at,
     }
 }

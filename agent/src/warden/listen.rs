@@ -1,4 +1,4 @@
-//! The proxy's listeners: a pair of them in the network namespace of the thread that makes them.
+//! The proxy's listeners: pairs of them in the network namespace of the thread that makes them.
 
 use std::{
     io,
@@ -6,46 +6,59 @@ use std::{
     os::fd::AsRawFd as _,
 };
 
+use agent_common::{LANES, Ports};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, socket};
 
-/// Connections that may wait to be accepted by the proxy.
-const BACKLOG: i32 = 4096;
+/// Connections that may wait to be accepted by the proxy, on all pairs together, for each family.
+const BACKLOG: usize = 4096;
 
 /// Tries to find a port that is free on 127.0.0.1 and on ::1.
 const PORT_TRIES: usize = 32;
 
-/// Listeners with the same port.
-pub(super) struct Pair {
-    /// On 127.0.0.1, and on ::1 if that could be had.
+/// Pairs of listeners. The two of a pair have the same port.
+pub(super) struct Pairs {
+    /// On 127.0.0.1 and those after it, and on ::1 if that could be had.
     pub listeners: Vec<TcpListener>,
-    pub port: u16,
+    pub ports: Ports,
     /// Why there is none on ::1.
     pub missing: Option<io::Error>,
 }
 
-impl Pair {
-    /// Makes listeners on 127.0.0.1 and ::1. Where ::1 is missing, IPv6 destinations stay refused.
-    pub(super) fn new() -> io::Result<Self> {
-        let v4: IpAddr = Ipv4Addr::LOCALHOST.into();
-        let v6: IpAddr = Ipv6Addr::LOCALHOST.into();
-        for _ in 0..PORT_TRIES {
-            let first = listener((v4, 0).into())?;
-            let port = first.local_addr()?.port();
-            match listener((v6, port).into()) {
-                Ok(second) => return Ok(Self { listeners: vec![first, second], port, missing: None }),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                Err(error) => return Ok(Self { listeners: vec![first], port, missing: Some(error) }),
-            }
+impl Pairs {
+    /// Makes so many pairs, at most [`LANES`]. Where ::1 is missing, IPv6 destinations stay refused.
+    pub(super) fn new(count: usize) -> io::Result<Self> {
+        let mut pairs = Self { listeners: Vec::new(), ports: [0; LANES], missing: None };
+        for (lane, port) in (1..).zip(&mut pairs.ports).take(count) {
+            let backlog = i32::try_from(BACKLOG / count).unwrap_or(i32::MAX);
+            let (listeners, missing) = pair(Ipv4Addr::new(127, 0, 0, lane), backlog)?;
+            *port = listeners.first().map_or(Ok(0), |first| first.local_addr().map(|address| address.port()))?;
+            pairs.listeners.extend(listeners);
+            pairs.missing = missing.or(pairs.missing);
         }
-        Err(io::Error::new(io::ErrorKind::AddrInUse, "no port is free on both 127.0.0.1 and ::1"))
+        Ok(pairs)
     }
 }
 
+/// A listener at this address, and one at ::1 or why there is none.
+fn pair(v4: Ipv4Addr, backlog: i32) -> io::Result<(Vec<TcpListener>, Option<io::Error>)> {
+    let (v4, v6): (IpAddr, IpAddr) = (v4.into(), Ipv6Addr::LOCALHOST.into());
+    for _ in 0..PORT_TRIES {
+        let first = listener((v4, 0).into(), backlog)?;
+        let port = first.local_addr()?.port();
+        match listener((v6, port).into(), backlog) {
+            Ok(second) => return Ok((vec![first, second], None)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Ok((vec![first], Some(error))),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, format!("no port is free on both {v4} and {v6}")))
+}
+
 /// A listener that shares its address with no other socket.
-fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+fn listener(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    listen(&socket, Backlog::new(BACKLOG)?)?;
+    listen(&socket, Backlog::new(backlog)?)?;
     Ok(socket.into())
 }

@@ -18,6 +18,7 @@ mod flow;
 mod hash;
 mod host;
 mod interfaces;
+mod ledger;
 mod listen;
 mod liveness;
 mod namespaces;

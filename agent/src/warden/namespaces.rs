@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     capture::{Capture, Unserved},
-    listen::Pair,
+    listen::Pairs,
     netns::{self, Inode},
     news::{News, tell},
     older::Olders,
@@ -358,7 +358,7 @@ impl Namespaces {
         let before = known.and_then(|known| known.listening);
         let tries = known.map_or(0, |known| known.tries.saturating_add(1));
         let wanted = known.is_some_and(|known| known.wanted);
-        let (listening, missing) = match netns::within(thread, Pair::new) {
+        let (listening, missing) = match netns::within(thread, || Pairs::new(1)) {
             // The thread has gone elsewhere in this very moment.
             Ok((entered, _)) if entered != inode => return,
             Ok((_, pair)) => {
@@ -387,7 +387,7 @@ impl Namespaces {
     }
 
     /// Marks listeners, hands them to the proxy, and tells the kernel side of them.
-    fn hand_over(&self, pair: &Pair) -> io::Result<(u64, usize)> {
+    fn hand_over(&self, pair: &Pairs) -> io::Result<(u64, usize)> {
         let mut descriptors = Vec::new();
         for listener in &pair.listeners {
             self.capture.mark_listener(listener.as_fd()).map_err(io::Error::other)?;
@@ -398,7 +398,7 @@ impl Namespaces {
         if !self.news.tell(Answer::Entered { netns }, &descriptors) {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the proxy does not take the listeners"));
         }
-        self.capture.listen_at(netns, pair.port).map_err(io::Error::other)?;
+        self.capture.listen_at(netns, pair.ports).map_err(io::Error::other)?;
         Ok((netns, descriptors.len()))
     }
 

@@ -11,9 +11,9 @@ use std::{
 };
 
 use agent_common::{
-    COUNTERS, Destination, DestinationKey, FlowRecord, ListenerPort, MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS,
-    MAX_NAMESPACES, MAX_PROCESSES, MAX_SOCKETS, MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings,
-    SocketPlace, TupleKey,
+    ABANDONED_BYTES, COUNTERS, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey, LedgerRow, Listeners,
+    MAX_ALLOWED, MAX_CGROUPS, MAX_DESTINATIONS, MAX_LEDGER, MAX_NAMESPACES, MAX_OPEN, MAX_PROCESSES, MAX_SOCKETS,
+    MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, SocketPlace, TupleKey,
 };
 use aya::{
     Ebpf,
@@ -102,9 +102,9 @@ const fn layout(name: &'static str, kind: MapType, key: usize, value: usize, ent
 }
 
 /// The maps of layout [`LAYOUT`], all of them pinned. A socket's storage has its descriptor for a key.
-pub(super) const MAPS: [Layout; 15] = [
+pub(super) const MAPS: [Layout; 18] = [
     layout("SETTINGS", MapType::Array, size_of::<u32>(), size_of::<Settings>(), 1),
-    layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<ListenerPort>(), MAX_NAMESPACES),
+    layout("LISTENERS", MapType::Hash, size_of::<u64>(), size_of::<Listeners>(), MAX_NAMESPACES),
     layout("COUNTERS", MapType::Array, size_of::<u32>(), size_of::<u64>(), COUNTERS),
     layout(
         "PROTECTED4",
@@ -127,6 +127,9 @@ pub(super) const MAPS: [Layout; 15] = [
     layout("SOCKETS", MapType::Hash, size_of::<SocketPlace>(), size_of::<Destination>(), MAX_SOCKETS),
     layout("PROCESSES", MapType::Hash, size_of::<u32>(), size_of::<ProcessEntry>(), MAX_PROCESSES),
     layout("TUPLES", MapType::Hash, size_of::<TupleKey>(), size_of::<FlowRecord>(), MAX_TUPLES),
+    layout("OPEN", MapType::Hash, size_of::<FlowKey>(), size_of::<FlowRecord>(), MAX_OPEN),
+    layout("LEDGER", MapType::Hash, size_of::<LedgerKey>(), size_of::<LedgerRow>(), MAX_LEDGER),
+    layout("ABANDONED", MapType::RingBuf, 0, 0, ABANDONED_BYTES),
     layout("FLOWS", MapType::SkStorage, size_of::<i32>(), size_of::<FlowRecord>(), 0),
     layout("PUBLISHED", MapType::SkStorage, size_of::<i32>(), size_of::<TupleKey>(), 0),
     layout("MARKS", MapType::SkStorage, size_of::<i32>(), size_of::<Mark>(), 0),
@@ -289,6 +292,11 @@ pub(super) fn loaded(kernel: &Ebpf, programs: &[&'static Row]) -> Result<Vec<Loa
 }
 
 impl Loaded {
+    /// Its id in the kernel.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
     /// How it is on every interface, and its id, if it belongs there.
     pub(super) fn on_interfaces(&self) -> Option<(Way, u32)> {
         if let Hook::Interfaces(way) = self.hook { Some((way, self.id)) } else { None }
@@ -314,7 +322,7 @@ impl Loaded {
 }
 
 /// What [`uninstall`] has removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Removed {
     /// Links: programs that are no longer attached.
     pub links: usize,

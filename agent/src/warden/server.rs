@@ -21,6 +21,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use agent_common::{LANES, LedgerKey};
 use nix::sys::{
     socket::{
         AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, listen, setsockopt, shutdown,
@@ -35,7 +36,7 @@ use super::{
     capture::Capture,
     flow,
     host::AgentUser,
-    listen::Pair,
+    listen::Pairs,
     namespaces::Namespaces,
     process::Examiner,
     selftest, sys,
@@ -300,7 +301,7 @@ impl Session<'_> {
         };
         match request.call {
             Call::Hello => match self.greet() {
-                Ok(process_map) => send(Answer::Hello, &[process_map.as_fd()]),
+                Ok(process_map) => send(Answer::Hello(capture.kernel_side()), &[process_map.as_fd()]),
                 Err(error) => send(Answer::Refused(error.to_string()), &[]),
             },
             Call::Listen => match self.listen() {
@@ -333,27 +334,24 @@ impl Session<'_> {
                 self.shared.namespaces.look_at_connections();
                 send(done(protected), &[])
             }
-            Call::Counters => {
-                let answer = match capture.counters() {
-                    Ok(counters) => Answer::Counters(counters),
-                    Err(error) => Answer::Refused(error.to_string()),
-                };
-                send(answer, &[])
-            }
+            Call::Counters => send(or_refused(capture.counters(), Answer::Counters), &[]),
             Call::Missing => send(Answer::Missing(capture.missing()), &[]),
             Call::Surroundings => {
                 let surroundings = Surroundings { sockets: capture.open_sockets(), ..self.shared.namespaces.report() };
                 send(Answer::Surroundings(Box::new(surroundings)), &[])
             }
+            Call::Coverage { after } => {
+                let after = after.map(|(target, uid)| LedgerKey { target, uid });
+                send(or_refused(capture.coverage(after), Answer::Coverage), &[])
+            }
+            Call::Waiting { before } => send(or_refused(capture.waiting(before), Answer::Flows), &[]),
+            Call::Abandoned => send(Answer::Flows(capture.abandoned()), &[]),
+            Call::Settle { flows } => send(done(capture.settle(&flows).map_err(|error| error.to_string())), &[]),
             Call::SelfTest => {
                 let shared = self.shared;
                 let _turn = shared.testing.lock().unwrap_or_else(PoisonError::into_inner);
-                let answer = match selftest::run(capture, &shared.intercept, (&shared.cgroup_root, &shared.runtime_dir))
-                {
-                    Ok(attempts) => Answer::SelfTest(attempts),
-                    Err(error) => Answer::Refused(error.to_string()),
-                };
-                send(answer, &[])
+                let places = (shared.cgroup_root.as_path(), shared.runtime_dir.as_path());
+                send(or_refused(selftest::run(capture, &shared.intercept, places), Answer::SelfTest), &[])
             }
         }
     }
@@ -383,7 +381,7 @@ impl Session<'_> {
         if proxies.listening.as_ref().is_some_and(|listening| Arc::ptr_eq(listening, self.connection)) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this proxy has its listeners already"));
         }
-        let Pair { listeners, port, missing } = Pair::new()?;
+        let Pairs { listeners, ports, missing } = Pairs::new(LANES)?;
         if let Some(error) = missing {
             warn!(%error, "no listener on ::1; connections to protected IPv6 destinations are refused");
         }
@@ -391,8 +389,8 @@ impl Session<'_> {
             self.shared.capture.mark_listener(listener.as_fd()).map_err(io::Error::other)?;
         }
         // From here on connections wait for the proxy to accept them.
-        self.shared.capture.listen_at(self.shared.netns, port).map_err(io::Error::other)?;
-        info!(pid = self.pid, port, listeners = listeners.len(), "the proxy listens");
+        self.shared.capture.listen_at(self.shared.netns, ports).map_err(io::Error::other)?;
+        info!(pid = self.pid, ?ports, listeners = listeners.len(), "the proxy listens");
         proxies.before = proxies.listening.replace(Arc::clone(self.connection));
         proxies.serving = Some(self.pid);
         Ok(listeners)
@@ -446,6 +444,14 @@ impl Session<'_> {
             Ok(_) => Err(format!("{} is not a file", path.display())),
             Err(error) => Err(format!("{}: {error}", path.display())),
         }
+    }
+}
+
+/// An answer, or why there is none.
+fn or_refused<T>(result: Result<T, impl std::fmt::Display>, answer: impl FnOnce(T) -> Answer) -> Answer {
+    match result {
+        Ok(value) => answer(value),
+        Err(error) => Answer::Refused(error.to_string()),
     }
 }
 

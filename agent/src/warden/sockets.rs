@@ -16,8 +16,8 @@ use std::{
 };
 
 use agent_common::{
-    CANARY, DESTINATION_OBSERVE, DESTINATION_TRIAL, Destination, MAX_NAMES, NAME_BYTES, NO_NAMES, SocketPlace,
-    fold_name,
+    CANARY, DESTINATION_OBSERVE, DESTINATION_TRIAL, Destination, LEDGER_UNRESOLVED, MAX_NAMES, NAME_BYTES, NO_NAMES,
+    SocketPlace, fold_name,
 };
 use aya::maps::{HashMap, MapData, MapError};
 use tracing::warn;
@@ -51,7 +51,7 @@ impl Sockets {
         }
         let of = |(index, target): (u32, &Target)| {
             let flags = if target.mode == Mode::Observe { DESTINATION_OBSERVE } else { 0 };
-            let destination = Destination { target: index, flags };
+            let destination = Destination { target: index, flags, ledger: target.ledger() };
             target.sockets.iter().map(|path| (path.clone(), destination)).collect::<Vec<_>>()
         };
         let wanted = (0..).zip(targets).flat_map(of).collect();
@@ -63,7 +63,8 @@ impl Sockets {
     pub(super) fn look(&mut self) -> Vec<(u32, String)> {
         let mut lost = Vec::new();
         let mut wanted = BTreeMap::new();
-        let canary = self.canary.iter().map(|path| (path, Destination { target: CANARY, flags: 0 }));
+        let canary =
+            self.canary.iter().map(|path| (path, Destination { target: CANARY, flags: 0, ledger: LEDGER_UNRESOLVED }));
         for (path, destination) in self.wanted.iter().map(|(path, destination)| (path, *destination)).chain(canary) {
             match place(path) {
                 Ok(place) => drop(wanted.insert(place, destination)),
@@ -136,7 +137,7 @@ impl Drop for Momentary {
 pub(super) fn trial(map: &mut Places<&mut MapData>, socket: &Path) -> io::Result<()> {
     let socket = Momentary::bind(socket.into())?;
     let place = place(socket.path())?;
-    let destination = Destination { target: CANARY, flags: DESTINATION_TRIAL };
+    let destination = Destination { target: CANARY, flags: DESTINATION_TRIAL, ledger: LEDGER_UNRESOLVED };
     map.insert(Plain(place), Plain(destination), 0).map_err(io::Error::other)?;
     let tried = UnixStream::connect(socket.path());
     map.remove(&Plain(place)).map_err(io::Error::other)?;

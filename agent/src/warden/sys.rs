@@ -18,7 +18,10 @@ use tokio::io::unix::AsyncFd;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt};
 
-use agent_common::{Destination, DestinationKey, FlowRecord, Offsets, ProcessEntry, Settings, SocketPlace};
+use agent_common::{
+    Destination, DestinationKey, FlowKey, FlowRecord, LANES, LedgerKey, Listeners, Offsets, ProcessEntry, Settings,
+    SocketPlace,
+};
 
 /// A shared record as a value or key of a map.
 #[repr(transparent)]
@@ -36,9 +39,24 @@ unsafe impl aya::Pod for Plain<Destination> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Settings> {}
 // SAFETY: as above.
+unsafe impl aya::Pod for Plain<FlowKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<LedgerKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Listeners> {}
+// SAFETY: as above.
 unsafe impl aya::Pod for Plain<SocketPlace> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Offsets> {}
+
+/// The shared record that these bytes begin with; `None`: there are too few.
+pub(super) fn record<T>(bytes: &[u8]) -> Option<T>
+where
+    Plain<T>: aya::Pod,
+{
+    // SAFETY: there are enough bytes, which need not be aligned, and any of them are a value.
+    (bytes.len() >= mem::size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
 
 /// An attach type of cgroup programs, as `enum bpf_attach_type` numbers them.
 #[repr(u32)]
@@ -66,8 +84,8 @@ const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 const BPF_F_RDONLY: u32 = 1 << 3;
 const BPF_TCX_EGRESS: u32 = 47;
 
-/// Descriptors in one message: two listeners and the process map.
-const MAX_DESCRIPTORS: usize = 3;
+/// Descriptors in one message: the listeners of a network namespace.
+const MAX_DESCRIPTORS: usize = 2 * LANES;
 
 /// Programs of one attach type that [`effective_programs`] asks for. More than 64 cannot be attached to a cgroup.
 const MAX_PROGRAMS: usize = 64;

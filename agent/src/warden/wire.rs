@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Unidentified, sys};
 use crate::{
-    model::{Flow, Older, Process, Surroundings},
+    model::{CoverageRow, Flow, FlowId, KernelSide, Older, Process, Surroundings},
     selftest::Attempt,
 };
 
@@ -74,6 +74,23 @@ pub(super) enum Call {
     Surroundings,
     /// Is every path closed?
     SelfTest,
+    /// The rows of the coverage ledger after this one (target and user), as many as an answer holds.
+    Coverage {
+        /// `None`: from the first.
+        after: Option<(u32, u32)>,
+    },
+    /// Which accepted connects from before a boot time (nanoseconds) have no durable record? As many as an answer holds.
+    Waiting {
+        /// The time.
+        before: u64,
+    },
+    /// Which connects were abandoned, since this was last asked? As many as an answer holds.
+    Abandoned,
+    /// The records of these connects are durable.
+    Settle {
+        /// The connects.
+        flows: Vec<FlowId>,
+    },
 }
 
 /// An answer.
@@ -90,7 +107,7 @@ pub(super) struct Response {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer {
     /// To `Hello`. The process map comes with it.
-    Hello,
+    Hello(KernelSide),
     /// To `Listen`. The listeners come with it.
     Listening {
         /// Cookie of the network namespace that they are in: the host's.
@@ -105,7 +122,7 @@ pub(super) enum Answer {
     },
     /// To `Identify`.
     Unidentified(Unidentified),
-    /// To `Mark`, `Protect` and `LetGo`.
+    /// To `Mark`, `Protect`, `Settle` and `LetGo`.
     Done,
     /// To `Open`. The descriptor comes with it.
     Opened,
@@ -131,6 +148,10 @@ pub(super) enum Answer {
     Older(Older),
     /// To `SelfTest`.
     SelfTest(Vec<Attempt>),
+    /// To `Coverage`.
+    Coverage(Vec<CoverageRow>),
+    /// To `Waiting` and `Abandoned`.
+    Flows(Vec<Flow>),
     /// To anything that will not be done.
     Refused(String),
 }

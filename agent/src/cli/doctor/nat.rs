@@ -99,21 +99,10 @@ fn addresses(text: &str) -> Vec<(IpAddr, Option<u16>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Address, CredentialSource, Durability, TlsMode, UpstreamTls};
+    use crate::config::Address;
 
     fn target() -> Target {
-        Target {
-            name: "orders".into(),
-            protocol: "postgres".into(),
-            mode: crate::model::Mode::Enforce,
-            addresses: Vec::new(),
-            sockets: Vec::new(),
-            tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-            serve: None,
-            credential: CredentialSource::Client,
-            columns: Vec::new(),
-            durability: Durability::Batched,
-        }
+        Target::simple("orders", Vec::new())
     }
 
     fn about(rule: &str, protected: &[&str]) -> Option<String> {

@@ -149,7 +149,7 @@ fn user(session: &Summary) -> String {
 }
 
 /// A time, or how long ago.
-fn since(text: &str) -> Result<Timestamp, String> {
+pub fn since(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }

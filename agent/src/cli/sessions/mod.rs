@@ -10,6 +10,8 @@ mod replay;
 mod show;
 mod story;
 
+pub(super) use self::list::since;
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -7,28 +7,13 @@ use rustls::{
 };
 
 use super::*;
-use crate::{
-    config::{CredentialSource, Durability, TlsMode, UpstreamTls},
-    model::Mode,
-};
 
 /// An address that is no target's.
 const NOWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
 fn target(addresses: &[&str]) -> Target {
     let address = |text: &&str| text.parse().or_else(|_| format!("{text}:5432").parse()).expect("an address");
-    Target {
-        name: "orders".into(),
-        protocol: "postgres".into(),
-        mode: Mode::Enforce,
-        addresses: addresses.iter().map(address).collect(),
-        sockets: Vec::new(),
-        tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-        serve: None,
-        credential: CredentialSource::Client,
-        columns: Vec::new(),
-        durability: Durability::Batched,
-    }
+    Target::simple("orders", addresses.iter().map(address).collect())
 }
 
 fn verify(authority: &Authority, chain: &str, name: &str) -> Result<(), rustls::Error> {

@@ -95,7 +95,8 @@ async fn session(socket: TcpStream, connection: Connection) {
             if !aside(&request).await {
                 connection.host.elsewhere(request);
             }
-            return;
+            let (target, principal) = (connection.target.name.clone(), Arc::clone(&connection.principal));
+            return record(&connection, &Event::CancelRequested { target, principal });
         }
         Err(error) => return not_greeted(&connection, error).await,
     };
@@ -246,8 +247,12 @@ fn record_refusal(connection: &Connection, denial: &Denial) {
         reason: denial.reason.clone(),
         rule: denial.rule.clone(),
     };
-    if let Err(error) = connection.services.log.append(&event) {
-        tracing::error!(target = %connection.target.name, %error, "a refused connection is not in the log");
+    record(connection, &event);
+}
+
+fn record(connection: &Connection, event: &Event) {
+    if let Err(error) = connection.services.log.append(event) {
+        tracing::error!(target = %connection.target.name, %error, "what became of a connection is not in the log");
     }
 }
 

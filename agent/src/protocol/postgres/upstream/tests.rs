@@ -1,25 +1,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::{
-    config::{CredentialSource, Durability, UpstreamTls},
-    model::Mode,
-};
+use crate::config::UpstreamTls;
 
 #[test]
 fn the_certificate_is_to_be_for_the_name_that_led_to_the_server() {
     let expected = |configured: Option<&str>, addresses: &[&str], named: Option<&str>| {
         let target = Target {
-            name: "orders".into(),
-            protocol: "postgres".into(),
-            mode: Mode::Enforce,
-            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
-            sockets: Vec::new(),
             tls: UpstreamTls { mode: TlsMode::VerifyFull, ca: None, name: configured.map(Into::into) },
-            serve: None,
-            credential: CredentialSource::Client,
-            columns: Vec::new(),
-            durability: Durability::Batched,
+            ..Target::simple("orders", addresses.iter().map(|address| address.parse().expect("an address")).collect())
         };
         server_name(&target, named, IpAddr::V4(Ipv4Addr::new(10, 20, 0, 5)))
     };

@@ -73,18 +73,7 @@ impl Append for Log {
 
 pub fn gate(policy: Arc<dyn Decide>, mode: Mode) -> (Gate, Admission) {
     let destination = ([127, 0, 0, 1], 5432).into();
-    let flow = Flow {
-        cookie: 1,
-        tgid: 1,
-        generation: 1,
-        sequence: 0,
-        uid: 1,
-        gid: 1,
-        cgroup: 1,
-        netns: 1,
-        destination,
-        target: 0,
-    };
+    let flow = Flow { uid: 1, gid: 1, ..Flow::imagined(destination) };
     let exe = Executable { path: "/bin/x".into(), device: 1, inode: 1, sha256: None, verified: true };
     let process = Process {
         pid: 1,

@@ -1,0 +1,112 @@
+//! The coverage ledger's user side: what the kernel side counted, and which redirected connects wait for their record.
+
+use std::collections::BTreeMap;
+
+use agent_common::{
+    COLUMNS, Column, FLOW_ACCEPTED, FlowKey, FlowRecord, LEDGER_OTHERS, LedgerKey, LedgerRow, MAX_OPEN,
+};
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError, RingBuf},
+};
+
+use super::{
+    capture::{CaptureError, map},
+    flow,
+    sys::{self, Plain},
+};
+use crate::model::{Coverage, CoverageRow, Flow, FlowId};
+
+/// Flows in one answer: it has to fit into one message.
+pub(super) const FLOWS_AT_ONCE: usize = 128;
+
+/// Rows in one answer.
+pub(super) const ROWS_AT_ONCE: usize = 256;
+
+/// The pinned maps.
+pub(super) struct Ledger {
+    rows: HashMap<MapData, Plain<LedgerKey>, LedgerRow>,
+    open: HashMap<MapData, Plain<FlowKey>, Plain<FlowRecord>>,
+    abandoned: RingBuf<MapData>,
+}
+
+impl Ledger {
+    pub(super) fn new(kernel: &mut Ebpf) -> Result<Self, CaptureError> {
+        let mut rows: HashMap<MapData, Plain<LedgerKey>, LedgerRow> = map(kernel, "LEDGER")?;
+        let others = Plain(LEDGER_OTHERS);
+        if let Err(MapError::KeyNotFound) = rows.get(&others, 0) {
+            rows.insert(others, [0; COLUMNS as usize], 0)?;
+        }
+        Ok(Self { rows, open: map(kernel, "OPEN")?, abandoned: map(kernel, "ABANDONED")? })
+    }
+
+    /// The rows after `after`, as many as one message holds, and with them what is open of each.
+    pub(super) fn rows(&self, after: Option<LedgerKey>) -> Result<Vec<CoverageRow>, MapError> {
+        let mut counts: BTreeMap<LedgerKey, LedgerRow> = BTreeMap::new();
+        for row in self.rows.iter() {
+            let (Plain(key), row) = row?;
+            counts.insert(key, row);
+        }
+        let mut open: BTreeMap<LedgerKey, u64> = BTreeMap::new();
+        for flow in self.flows()?.values() {
+            let key = if counts.contains_key(&flow.row()) { flow.row() } else { LEDGER_OTHERS };
+            *open.entry(key).or_default() += 1;
+        }
+        let later = counts.into_iter().filter(|(key, _)| after.is_none_or(|after| *key > after));
+        Ok(later.take(ROWS_AT_ONCE).map(|(key, row)| of(key, row, open.get(&key).copied().unwrap_or(0))).collect())
+    }
+
+    /// Connects whose record is durable: they are open no longer.
+    pub(super) fn settle(&mut self, flows: &[FlowId]) -> Result<(), MapError> {
+        for (cookie, at) in flows.iter().copied() {
+            match self.open.remove(&Plain(FlowKey { cookie, at })) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects that the proxy's listener took before `before` (boot time in nanoseconds) and whose record is not durable: the
+    /// oldest, as many as one message holds.
+    pub(super) fn waiting(&self, before: u64) -> Result<Vec<Flow>, MapError> {
+        let flows = self.flows()?;
+        let mut waiting: Vec<&FlowRecord> =
+            flows.values().filter(|flow| flow.at < before && flow.state == FLOW_ACCEPTED).collect();
+        waiting.sort_by_key(|flow| flow.at);
+        Ok(waiting.into_iter().take(FLOWS_AT_ONCE).map(flow::from_record).collect())
+    }
+
+    /// Connects that were abandoned and not yet told of, as many as one message holds. They are told once.
+    pub(super) fn abandoned(&mut self) -> Vec<Flow> {
+        let mut abandoned = Vec::new();
+        while abandoned.len() < FLOWS_AT_ONCE
+            && let Some(item) = self.abandoned.next()
+        {
+            abandoned.extend(sys::record(&item).map(|record| flow::from_record(&record)));
+        }
+        abandoned
+    }
+
+    /// All that are open. Where one goes while the map is read, the kernel begins anew: hence no iterator, and a bound.
+    fn flows(&self) -> Result<BTreeMap<FlowKey, FlowRecord>, MapError> {
+        let entries = self.open.iter().take(4 * MAX_OPEN as usize);
+        entries.map(|entry| entry.map(|(Plain(key), Plain(flow))| (key, flow))).collect()
+    }
+}
+
+fn of(key: LedgerKey, row: LedgerRow, open: u64) -> CoverageRow {
+    let column = |column: Column| row[column as usize];
+    let kernel = Coverage {
+        redirected: column(Column::Redirected),
+        open,
+        abandoned: column(Column::Abandoned),
+        not_handed_over: column(Column::Lost),
+        refused_no_listener: column(Column::NoListener),
+        refused_not_recorded: column(Column::NotRecorded),
+        refused_udp: column(Column::Udp),
+        observed_direct: column(Column::ObservedDirect),
+        ..Coverage::default()
+    };
+    CoverageRow { target: key.target, uid: key.uid, counts: kernel }
+}

@@ -1,0 +1,102 @@
+//! PgBouncer, and clients that only hold a session open: thousands of sessions for which no server needs a process each.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::{Cmd, Outcome, Postgres, Running, TempDir, free_port, wait_until};
+
+/// PgBouncer runs as this user: it refuses to be root.
+const USER: &str = "postgres";
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Clients that it takes.
+const CLIENTS: u32 = 30_000;
+
+/// How many sessions of these a proxy can have at once, each of which takes two descriptors, where this process and what it starts
+/// from now on may open as many files as the host lets them.
+///
+/// # Errors
+/// The limit cannot be read or set.
+pub fn at_most(wanted: usize) -> Outcome<usize> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|error| error.to_string())?;
+    let possible = usize::try_from(most.saturating_sub(400) / 2).unwrap_or(usize::MAX);
+    if possible < wanted {
+        println!("{possible} sessions instead of {wanted}: this host lets a process open {most} files");
+    }
+    Ok(possible.min(wanted))
+}
+
+/// A running PgBouncer, which hands out a few sessions of one server.
+#[derive(Debug)]
+pub struct Pool {
+    port: u16,
+    _process: Running,
+    _files: TempDir,
+}
+
+impl Pool {
+    /// Listens at these addresses, and asks its clients for no password.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub fn start(server: &Postgres, addresses: &[IpAddr]) -> Outcome<Self> {
+        let files = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
+        let port = free_port(addresses)?;
+        let listen: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        let config = format!(
+            "[databases]\n* = host={} port={} user=postgres\n\
+             [pgbouncer]\nlisten_addr = {}\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+             pool_mode = transaction\nmax_client_conn = {CLIENTS}\ndefault_pool_size = 4\nlog_connections = 0\n\
+             log_disconnections = 0\nserver_reset_query =\nignore_startup_parameters = extra_float_digits,options\n",
+            server.socket().parent().unwrap_or(std::path::Path::new("/")).display(),
+            server.port(),
+            listen.join(", "),
+        );
+        let config = files.write("pgbouncer.ini", config, 0o644).map_err(|error| error.to_string())?;
+        let process = Cmd::new("/usr/sbin/pgbouncer").args(["-u", USER]).arg(config).spawn()?;
+        wait_until("PgBouncer listens", PATIENCE, || {
+            addresses.iter().all(|address| TcpStream::connect((*address, port)).is_ok())
+        })?;
+        Ok(Self { port, _process: process, _files: files })
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// Opens sessions as this process, and leaves them idle.
+///
+/// # Errors
+/// One of them was refused.
+pub fn sessions(to: SocketAddr, count: usize) -> Outcome<Vec<TcpStream>> {
+    (1..=count).map(|number| session(to).map_err(|error| format!("session {number} of {count}: {error}"))).collect()
+}
+
+fn session(to: SocketAddr) -> Outcome<TcpStream> {
+    let mut socket = TcpStream::connect(to).map_err(|error| error.to_string())?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+    let parameters = b"\0\x03\0\0user\0app\0database\0postgres\0\0";
+    let length = (parameters.len() as u32 + 4).to_be_bytes();
+    socket.write_all(&[&length[..], parameters].concat()).map_err(|error| error.to_string())?;
+    loop {
+        let mut head = [0; 5];
+        socket.read_exact(&mut head).map_err(|error| error.to_string())?;
+        let [kind, length @ ..] = head;
+        let length = u32::from_be_bytes(length).saturating_sub(4) as usize;
+        let mut body = vec![0; length.min(64 << 10)];
+        socket.read_exact(&mut body).map_err(|error| error.to_string())?;
+        match kind {
+            b'Z' => return Ok(socket),
+            b'E' => return Err(String::from_utf8_lossy(&body).replace('\0', " ")),
+            _ => {}
+        }
+    }
+}

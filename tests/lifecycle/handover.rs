@@ -228,8 +228,8 @@ pub fn ports_are_closed() -> Outcome {
     let _session = handing.session()?;
     let port = |nth: usize| {
         let log = handing.agent.log();
-        let ports = log.lines().filter_map(|line| line.split_once("the proxy listens")?.1.split_once("port="));
-        let port = ports.map(|(_, rest)| rest.split(' ').next().unwrap_or_default().parse::<u16>().ok()).nth(nth);
+        let ports = log.lines().filter_map(|line| line.split_once("the proxy listens")?.1.split_once("ports=["));
+        let port = ports.map(|(_, rest)| rest.split(',').next().unwrap_or_default().parse::<u16>().ok()).nth(nth);
         port.flatten().ok_or(log)
     };
     let knock = |port: u16| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|error| error.kind());

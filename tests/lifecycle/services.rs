@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use agent_tests::{Agent, Outcome, Postgres, Running, has_ended, users, wait_until};
+use agent_tests::{Agent, Cmd, Outcome, Postgres, Running, has_ended, users, wait_until};
 use nix::sys::signal::Signal;
 
 use crate::{direct_logins, expect, prepare, psql};
@@ -40,11 +40,26 @@ impl Manager {
 
 fn start(agent: &Agent, word: &str, manager: &Manager) -> Outcome<Running> {
     let user = users::find(agent_tests::agent::PROXY_USER)?.ok_or("no user for the proxy")?;
-    let command = agent.command([word]).env("NOTIFY_SOCKET", &manager.path);
     match word {
-        "proxy" => command.user(user.uid.as_raw(), user.gid.as_raw()).spawn(),
-        _ => command.spawn(),
+        "proxy" => {
+            agent.command([word]).env("NOTIFY_SOCKET", &manager.path).user(user.uid.as_raw(), user.gid.as_raw()).spawn()
+        }
+        _ => Cmd::new("setpriv")
+            .args(["--bounding-set", &capabilities(), "--no-new-privs"])
+            .arg(agent.program()?)
+            .args([word, "--config"])
+            .arg(agent.config())
+            .env("NOTIFY_SOCKET", &manager.path)
+            .spawn(),
     }
+}
+
+/// The capabilities that the warden's unit leaves it, as setpriv spells them.
+fn capabilities() -> String {
+    let unit = include_str!("../../systemd/postern-warden.service");
+    let named = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let named = named.flat_map(str::split_ascii_whitespace).filter_map(|name| name.strip_prefix("CAP_"));
+    named.fold("-all".to_owned(), |all, name| format!("{all},+{}", name.to_ascii_lowercase()))
 }
 
 /// Two units, and what each of them tells the service manager.
@@ -61,6 +76,9 @@ pub fn apart(server: &Postgres) -> Outcome {
     manager.hears("READY=1")?;
     let seen = psql(server)?;
     expect(seen.stdout.trim() == "1" && direct_logins(server) == before, || seen.to_string())?;
+    // With the privileges that the unit leaves the warden, the self-test can be made, and everything else.
+    let status = agent.postern(&["status"])?;
+    expect(status.success(), || status.to_string())?;
     // A proxy that is restarted alone is taken back.
     proxy.signal(Signal::SIGTERM);
     let ended = proxy.finish(PATIENCE)?;

@@ -14,17 +14,21 @@ const WARDEN: &str = "postern-warden.service";
 const PROXY: &str = "postern-proxy.service";
 
 /// Exposure that `systemd-analyze security` may find at most, in tenths.
-const WARDEN_EXPOSURE: u32 = 40;
+const WARDEN_EXPOSURE: u32 = 46;
 const PROXY_EXPOSURE: u32 = 16;
 
 /// What the warden needs, with the reasons in its unit.
 const WARDEN_CAPABILITIES: &[&str] = &[
     "CAP_BPF",
     "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
     "CAP_FOWNER",
     "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
     "CAP_PERFMON",
+    "CAP_SETGID",
+    "CAP_SETUID",
     "CAP_SYS_ADMIN",
     "CAP_SYS_PTRACE",
 ];

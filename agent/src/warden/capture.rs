@@ -204,7 +204,7 @@ impl Capture {
 
     /// Tells the programs that the proxy does not listen in a network namespace any more.
     pub(super) fn stop_listening(&self, netns: u64) -> Result<(), MapError> {
-        forget(&mut self.listeners(), netns)
+        pins::forget(&mut self.listeners(), &netns)
     }
 
     /// Tells the programs that the proxy does not listen anywhere.
@@ -264,9 +264,8 @@ impl Capture {
     /// Removes the entry of a process that is no more.
     pub(super) fn forget(&self, tgid: u32) {
         let mut processes = self.processes.write().unwrap_or_else(PoisonError::into_inner);
-        match processes.remove(&tgid) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(error) => warn!(tgid, %error, "the entry of an ended process cannot be removed"),
+        if let Err(error) = pins::forget(&mut processes, &tgid) {
+            warn!(tgid, %error, "the entry of an ended process cannot be removed");
         }
     }
 
@@ -359,16 +358,9 @@ impl Capture {
     }
 }
 
-fn forget(listeners: &mut Listeners, netns: u64) -> Result<(), MapError> {
-    match listeners.remove(&netns) {
-        Err(MapError::KeyNotFound) => Ok(()),
-        other => other,
-    }
-}
-
 fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
     let everywhere: Vec<u64> = listeners.keys().collect::<Result<_, _>>()?;
-    everywhere.into_iter().try_for_each(|netns| forget(listeners, netns))
+    everywhere.into_iter().try_for_each(|netns| pins::forget(listeners, &netns))
 }
 
 /// What the kernel has, without putting anything in force: with maps of its own, that go with it.

@@ -13,6 +13,7 @@ use aya::{
 use super::{
     capture::{CaptureError, map},
     flow,
+    pins::forget,
     sys::{self, Plain},
 };
 use crate::model::{Coverage, CoverageRow, Flow, FlowId};
@@ -59,10 +60,7 @@ impl Ledger {
     /// Connects whose record is durable: they are open no longer.
     pub(super) fn settle(&mut self, flows: &[FlowId]) -> Result<(), MapError> {
         for (cookie, at) in flows.iter().copied() {
-            match self.open.remove(&Plain(FlowKey { cookie, at })) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error),
-            }
+            forget(&mut self.open, &Plain(FlowKey { cookie, at }))?;
         }
         Ok(())
     }

@@ -59,6 +59,7 @@ pub(super) struct Capture {
     /// Links that were in force before.
     adopted: usize,
     ledger_id: u32,
+    configuration: String,
     sockets: Mutex<Sockets>,
     /// Whether connections to them are refused.
     unix: bool,
@@ -178,6 +179,7 @@ impl Capture {
             ledger: Mutex::new(Ledger::new(&mut kernel)?),
             programs,
             adopted,
+            configuration: config.enforced(),
             // The kernel gives no two maps of one boot the same id.
             ledger_id: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
             sockets: Mutex::new(sockets),
@@ -322,7 +324,12 @@ impl Capture {
     /// What is in force.
     pub(super) fn kernel_side(&self) -> KernelSide {
         let programs = self.programs.iter().map(|program| (program.name.to_owned(), program.id())).collect();
-        KernelSide { ledger: self.ledger_id, adopted: self.adopted, programs }
+        KernelSide {
+            ledger: self.ledger_id,
+            adopted: self.adopted,
+            configuration: self.configuration.clone(),
+            programs,
+        }
     }
 
     /// Rows of the coverage ledger after `after`, as many as one message holds.

@@ -135,16 +135,15 @@ pub async fn run(
         epoch: format!("{}/{}", recording::boot(), kernel_side.ledger),
     });
     proxy.take_stock(kernel_side)?;
-    if predecessor.is_none() {
-        proxy.name_lost(before).await?;
-    }
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&proxy).follow_names());
     let listeners = warden.listen().await?;
-    if predecessor.is_some() {
-        // Until now, new connects were led to the one before.
-        proxy.ledger.wait_for_predecessors(coverage::boot_nanoseconds().map_err(std::io::Error::from)?);
-    }
+    // With a predecessor, new connects were led to that one until now.
+    let before = match predecessor {
+        Some(_) => coverage::boot_nanoseconds().map_err(std::io::Error::from)?,
+        None => before,
+    };
+    proxy.ledger.wait_for_predecessors(before);
     tasks.spawn(Arc::clone(&proxy).follow(listeners, tidings));
     tasks.spawn(Arc::clone(&proxy).settle());
     tasks.spawn(Arc::clone(&proxy).keep_watch());

@@ -34,7 +34,7 @@ use super::{
     ledger::Ledger,
     pins::{self, Loaded},
     scope::{self, Scope, ScopeError},
-    sockets::{CANARY_SOCKET, Sockets},
+    sockets::Sockets,
     sys::{self, Plain},
     types,
 };
@@ -140,8 +140,7 @@ impl Capture {
         }
         settings.set(0, Plain(closed), 0)?;
 
-        let Selection { programs, features } =
-            features::select(&mut kernel, &types()?, &config.agent.runtime_dir.join(CANARY_SOCKET))?;
+        let Selection { programs, features } = features::select(&mut kernel, &types()?, &config.agent.runtime_dir)?;
         features::demand(&features)?;
         for found in features.iter().filter(|found| found.state != State::Present) {
             warn!(feature = found.name, lost = found.lost, "this kernel lacks something; `postern doctor` tells more");
@@ -342,9 +341,9 @@ impl Capture {
         self.ledger().settle(flows)
     }
 
-    /// Connects from before `before` that were accepted and have no durable record, as many as one message holds.
-    pub(super) fn waiting(&self, before: u64) -> Result<Vec<Flow>, MapError> {
-        self.ledger().waiting(before)
+    /// Connects from before `before` that were accepted and have no durable record, after `after`, as many as one message holds.
+    pub(super) fn waiting(&self, before: u64, after: Option<FlowId>) -> Result<Vec<Flow>, MapError> {
+        self.ledger().waiting(before, after)
     }
 
     /// Connects that were abandoned, each told once.
@@ -374,8 +373,7 @@ fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
 pub(super) fn features() -> Result<Vec<Found>, CaptureError> {
     let offsets = Plain(offsets()?);
     let mut kernel = loader(&offsets).load(OBJECT).map_err(Box::new)?;
-    let socket = format!("/run/postern-doctor-{}", std::process::id());
-    features::select(&mut kernel, &types()?, socket.as_ref()).map(|selection| selection.features)
+    features::select(&mut kernel, &types()?, "/run".as_ref()).map(|selection| selection.features)
 }
 
 /// Where the programs read the kernel's own structures. Of a kernel without such fields they know nothing, and pass no trial.

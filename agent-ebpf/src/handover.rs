@@ -5,7 +5,7 @@
 
 use core::ptr;
 
-use agent_common::{AF_INET, Counter, FlowRecord, TupleKey};
+use agent_common::{AF_INET, Counter, FlowRecord, MARK_LISTENER, TupleKey};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -20,7 +20,7 @@ use aya_log_ebpf::warn;
 use crate::{
     address::Words,
     ledger,
-    maps::{FLOWS, PUBLISHED, TUPLES, count, stored},
+    maps::{FLOWS, MARKS, PUBLISHED, TUPLES, count, stored},
 };
 
 /// `TCP_CLOSE`
@@ -88,13 +88,19 @@ fn accepted(ctx: &SockOpsContext) {
     let key = tuple(ctx, false);
     // SAFETY: see below for what happens if the entry goes away while it is used.
     let Some(flow) = (unsafe { TUPLES.get(key) }) else { return };
+    // Somebody else listens there: the proxy has gone while this connection was on its way, or packets are led past it. The flow
+    // stays where it is until the client gives up.
+    // SAFETY: the context's socket.
+    if unsafe { stored(&MARKS).get(sk) } != Some(&MARK_LISTENER) {
+        return;
+    }
     // SAFETY: the context's socket.
     unsafe {
         let flows = stored(&FLOWS);
         flows.delete(sk);
         if !flows.insert(sk, flow) {
-            let _ = TUPLES.remove(key);
             lost(ctx, flow);
+            let _ = TUPLES.remove(key);
             return;
         }
         // If the client gave up in this very moment, the entry's memory may have been given to another flow before it was

@@ -3,7 +3,7 @@
 //!
 //! No map that holds a security fact evicts: what does not fit is refused.
 
-use core::{arch::asm, ffi::c_void, ptr};
+use core::{arch::asm, ffi::c_void, marker::PhantomData, ptr};
 
 use agent_common::{
     ABANDONED_BYTES, COUNTERS as COUNTER_COUNT, Counter, Destination, DestinationKey, FlowKey, FlowRecord, LedgerKey,
@@ -12,8 +12,10 @@ use agent_common::{
     TupleKey, UNSERVED_BYTES, Unserved,
 };
 use aya_ebpf::{
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage},
+    bindings::{
+        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_sock,
+    },
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf},
     helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
@@ -89,15 +91,15 @@ pub static LEDGER: HashMap<LedgerKey, LedgerRow, { MAX_LEDGER as usize }> = Hash
 
 /// The flow of a socket: of the connecting one, with its own cookie, and of the accepted one, with the other's.
 #[btf_map]
-pub static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
+pub static FLOWS: Storage<FlowRecord, PLAIN> = Storage::new();
 
 /// The key under which a connecting socket's flow was published in [`TUPLES`].
 #[btf_map]
-pub static PUBLISHED: SkStorage<TupleKey> = SkStorage::new();
+pub static PUBLISHED: Storage<TupleKey, PLAIN> = Storage::new();
 
-/// Roles of the agent's own sockets, and which others are in scope.
+/// Roles of the agent's own sockets, and which others are in scope. An accepted socket has the mark of the one that listens.
 #[btf_map]
-pub static MARKS: SkStorage<Mark> = SkStorage::new();
+pub static MARKS: Storage<Mark, INHERITED> = Storage::new();
 
 /// Adds one to a counter.
 pub fn count(counter: Counter) {
@@ -117,9 +119,42 @@ pub unsafe fn add_one(number: *mut u64) {
     unsafe { asm!("lock *(u64 *)({number} + 0) += {one}", number = in(reg) number, one = in(reg) 1_u64) };
 }
 
+/// Flags of a storage whose values belong to one socket.
+const PLAIN: usize = BPF_F_NO_PREALLOC as usize;
+/// Flags of a storage whose values an accepted socket has from the one that listens.
+const INHERITED: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+
+/// A map of socket storage, as the loader reads its definition: out of the types of fields that nobody uses.
+#[repr(C)]
+pub struct Storage<T, const FLAGS: usize> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; FLAGS],
+}
+
+// SAFETY: nothing is ever read from it or written to it.
+unsafe impl<T, const FLAGS: usize> Sync for Storage<T, FLAGS> {}
+
+impl<T, const FLAGS: usize> Storage<T, FLAGS> {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+}
+
 /// Storage of a socket, of which the kernel can have several kinds of pointer: a socket's, or the context of a program whose
 /// context is a socket.
-pub struct Stored<'a, T>(&'a SkStorage<T>);
+pub struct Stored<'a, T> {
+    map: *mut c_void,
+    values: PhantomData<&'a T>,
+}
 
 impl<'a, T> Stored<'a, T> {
     /// The value, if there is one; valid until the socket is released, and changed by nobody else while a program runs on it.
@@ -131,7 +166,7 @@ impl<'a, T> Stored<'a, T> {
             return None;
         }
         // SAFETY: the caller vouches for `sk`; the map is a socket storage of `T`, whose values live as long as the socket.
-        unsafe { bpf_sk_storage_get(self.map(), sk.cast(), ptr::null_mut(), 0).cast::<T>().as_ref() }
+        unsafe { bpf_sk_storage_get(self.map, sk.cast(), ptr::null_mut(), 0).cast::<T>().as_ref() }
     }
 
     /// Sets the value. The helper leaves a value alone that is there already: delete it first. False if there is no memory.
@@ -147,7 +182,7 @@ impl<'a, T> Stored<'a, T> {
         // SAFETY: as in `get`; the helper only reads the initial value.
         unsafe {
             let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-            !bpf_sk_storage_get(self.map(), sk.cast(), initial.cast(), flags).is_null()
+            !bpf_sk_storage_get(self.map, sk.cast(), initial.cast(), flags).is_null()
         }
     }
 
@@ -158,16 +193,12 @@ impl<'a, T> Stored<'a, T> {
     pub unsafe fn delete(&self, sk: *mut bpf_sock) {
         if !sk.is_null() {
             // SAFETY: as in `get`.
-            unsafe { bpf_sk_storage_delete(self.map(), sk.cast()) };
+            unsafe { bpf_sk_storage_delete(self.map, sk.cast()) };
         }
-    }
-
-    fn map(&self) -> *mut c_void {
-        ptr::from_ref(self.0).cast_mut().cast()
     }
 }
 
 /// [`FLOWS`], [`PUBLISHED`] or [`MARKS`] for use with a socket.
-pub const fn stored<T>(map: &SkStorage<T>) -> Stored<'_, T> {
-    Stored(map)
+pub const fn stored<T, const FLAGS: usize>(map: &Storage<T, FLAGS>) -> Stored<'_, T> {
+    Stored { map: ptr::from_ref(map).cast_mut().cast(), values: PhantomData }
 }

@@ -222,6 +222,22 @@ pub fn nobody_is_refused() -> Outcome {
     agent.uninstall()
 }
 
+/// A proxy that would have other targets than the kernel side does not take over.
+pub fn other_targets() -> Outcome {
+    let handing = Handing::new("")?;
+    let config = handing.agent.config();
+    let written = std::fs::read_to_string(&config).map_err(|error| error.to_string())?;
+    let changed = written.replace("mode = \"enforce\"", "mode = \"observe\"");
+    std::fs::write(&config, &changed).map_err(|error| error.to_string())?;
+    let seen = handing.agent.postern(&["restart"])?;
+    expect(!seen.success() && seen.stderr.contains("other targets"), || seen.to_string())?;
+    std::fs::write(&config, &written).map_err(|error| error.to_string())?;
+    let status = handing.agent.postern(&["status"])?;
+    expect(status.success(), || status.to_string())?;
+    handing.restart()?;
+    handing.end()
+}
+
 /// The ports of both processes' listeners are closed to whoever connects to them directly, for as long as they listen.
 pub fn ports_are_closed() -> Outcome {
     let handing = Handing::new("drain = 600")?;

@@ -127,6 +127,7 @@ fn main() -> ExitCode {
             .case("restart: Ctrl-C reaches a statement in a process before", handover::cancel_requests)
             .case("restart: of connects without pause none is refused and none is direct", handover::nobody_is_refused)
             .case("restart: the ports of both processes are closed to direct connects", handover::ports_are_closed)
+            .case("restart: with other targets than the kernel side has, nothing changes", handover::other_targets)
             .case("restart: when their time is over, sessions end with 57P01", handover::drain_limit)
             .case("restart: kill -9 of the old process loses its sessions and no more", handover::old_is_killed)
             .case("restart: kill -9 of the new process closes the host", handover::new_is_killed)

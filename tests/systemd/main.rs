@@ -24,6 +24,7 @@ const WARDEN_CAPABILITIES: &[&str] = &[
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
     "CAP_FOWNER",
+    "CAP_KILL",
     "CAP_NET_ADMIN",
     "CAP_NET_RAW",
     "CAP_PERFMON",

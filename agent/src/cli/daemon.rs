@@ -22,12 +22,19 @@ use crate::{
     warden,
 };
 
-/// Options of the agent itself.
+/// How the agent itself says what it does.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct Messages {
     /// Form of the messages on standard error. POSTERN_LOG selects which: `debug`, `info,agent::warden=trace`, …
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
+}
+
+/// Options of the agent itself.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    messages: Messages,
     /// End, instead of serving degraded, unless the self-test finds every path closed and all else is in order too.
     #[arg(long, value_enum, value_name = "STATE")]
     require: Option<State>,
@@ -55,15 +62,15 @@ pub enum State {
 /// # Errors
 /// Why it ended.
 pub fn run(global: &Global, options: &Options) -> Result<(), Failure> {
-    privileged(global, options, true)
+    privileged(global, &options.messages, Some(warden::Spawn { must_enforce: options.require.is_some() }))
 }
 
 /// The privileged half.
 ///
 /// # Errors
 /// Why it ended.
-pub fn warden(global: &Global, options: &Options) -> Result<(), Failure> {
-    privileged(global, options, false)
+pub fn warden(global: &Global, messages: &Messages) -> Result<(), Failure> {
+    privileged(global, messages, None)
 }
 
 /// The half that speaks the protocols.
@@ -86,7 +93,7 @@ pub fn proxy(global: &Global, options: &ProxyOptions) -> Result<(), Failure> {
 
 fn serve(global: &Global, options: &Options, predecessor: Option<Arc<Predecessor>>) -> Result<(), Failure> {
     memory::limit();
-    logging::start(options.log_format)?;
+    logging::start(options.messages.log_format)?;
     // A warden that starts this process has signals blocked, which it inherits, and by which it is to be ended.
     SigSet::all().thread_unblock().map_err(|error| Failure::wrong(format!("signals cannot be taken: {error}")))?;
     // Two descriptors for each session; the limit that an interactive shell sets is for programs that cannot have many.
@@ -120,8 +127,8 @@ fn serve(global: &Global, options: &Options, predecessor: Option<Arc<Predecessor
     })
 }
 
-fn privileged(global: &Global, options: &Options, spawn_proxy: bool) -> Result<(), Failure> {
-    logging::start(options.log_format)?;
+fn privileged(global: &Global, messages: &Messages, proxy: Option<warden::Spawn>) -> Result<(), Failure> {
+    logging::start(messages.log_format)?;
     super::as_root("loading programs into the kernel")?;
     let config = load(global, Files::Check)?;
     // The policies belong to the proxy; but a set that it would refuse is better refused before anything is redirected.
@@ -129,7 +136,6 @@ fn privileged(global: &Global, options: &Options, spawn_proxy: bool) -> Result<(
     if !checked.passed() {
         return Err(Failure::usage(checked.to_string()));
     }
-    let proxy = spawn_proxy.then_some(warden::Spawn { must_enforce: options.require.is_some() });
     warden::run(&config, proxy).map(drop).map_err(|error| Failure::wrong(error.to_string()))
 }
 

@@ -95,7 +95,7 @@ enum Command {
     Run(daemon::Options),
     /// The privileged half alone, as a service.
     #[command(after_help = "Usually started by systemd: postern-warden.service.")]
-    Warden(daemon::Options),
+    Warden(daemon::Messages),
     /// The half that speaks the protocols, as a service.
     #[command(after_help = "Usually started by systemd: postern-proxy.service. It needs a running warden.")]
     Proxy(daemon::ProxyOptions),
@@ -135,8 +135,9 @@ enum Ask {
                             postern status                     how many sessions are still where they began?\n\n\
                             New connections go to the new process from one moment to the next. Sessions that are open go on \
                             in the old one, under the settings with which they began but for the policies, until they end \
-                            or `drain` in [agent] is over. The warden stays as it is: a change of targets, of [intercept] \
-                            or of directories takes a start of both, which ends all sessions.\n\n\
+                            or `drain` in [agent] is over. The warden stays as it is: if a target's name, address, sockets \
+                            or mode has changed, or [intercept], this is refused, and both have to be started anew, which \
+                            ends all sessions.\n\n\
                             Exit code 0: the new process serves; 1: the old one goes on, with the reason; 3: the agent is \
                             not there.")]
     Restart,
@@ -164,10 +165,10 @@ enum Ask {
     /// List, show and replay sessions.
     #[command(subcommand)]
     Sessions(sessions::Command),
-    /// Prove that the log is what was written.
+    /// Prove that the log is what was written, and list what it says of the agent itself.
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Check and test policies.
+    /// Check, test and reload policies.
     #[command(subcommand)]
     Policy(policy::Command),
     /// The agent's own certificate authority.

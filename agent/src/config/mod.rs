@@ -48,6 +48,17 @@ pub struct Config {
     pub roles: Vec<Role>,
 }
 
+impl Config {
+    /// A digest of all that the kernel side is told: targets with their places and modes, in order, and who is in scope. Two
+    /// processes with different ones must not work together.
+    #[must_use]
+    pub fn enforced(&self) -> String {
+        let of = |target: &Target| format!("{:?}", (&target.name, target.mode, &target.addresses, &target.sockets));
+        let told = (self.targets.iter().map(of).collect::<Vec<_>>(), &self.intercept);
+        hex::encode(Sha256::digest(format!("{told:?}")))
+    }
+}
+
 /// `[agent]`
 #[derive(Clone, Debug)]
 pub struct Agent {

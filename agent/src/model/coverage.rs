@@ -61,6 +61,8 @@ pub struct KernelSide {
     pub ledger: u32,
     /// Links that were in force already, whose programs were replaced. None: it was not in force before.
     pub adopted: usize,
+    /// Digest of what the configuration says to the kernel side.
+    pub configuration: String,
     /// The programs, with their ids in the kernel.
     pub programs: BTreeMap<String, u32>,
 }

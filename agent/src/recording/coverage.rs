@@ -2,18 +2,20 @@
 //!
 //! *Invariant:* the tallies move with the cursor, in one batch: they are those of exactly the records up to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{
+    frame::timestamp,
     log::Log,
     query::QueryError,
     store::{Batch, Store, StoreError},
 };
 use crate::model::FlowId;
 
-/// Sessions that are looked at before a connect that began long before them is looked for.
+/// Records that are looked at for a connect.
 const LOOKED_AT: usize = 100_000;
 
 /// What the records of one epoch say, by target and user.
@@ -161,24 +163,28 @@ impl Log {
         Ok(self.store.tallies()?)
     }
 
-    /// Of these connects those that have a record. Looks at sessions from the newest backwards, until they began before `since`.
+    /// Of these connects those that a record tells of. Looks at records from the newest backwards, until they are from before
+    /// `since`.
     ///
     /// # Errors
     /// The store does not work, or does not keep up.
-    pub fn recorded(&self, flows: &[FlowId], since: jiff::Timestamp) -> Result<Vec<FlowId>, QueryError> {
+    pub fn recorded(&self, flows: &[FlowId], since: Timestamp) -> Result<Vec<FlowId>, QueryError> {
         if !self.settle() {
             return Err(QueryError::Behind);
         }
+        let wanted: BTreeSet<FlowId> = flows.iter().copied().collect();
         let mut found = Vec::new();
-        for summary in self.store.sessions("", None).take(LOOKED_AT) {
-            let summary = summary?;
-            if summary.started < since || found.len() == flows.len() {
+        for sequence in (1..=self.store.cursor()?.sequence).rev().take(LOOKED_AT) {
+            let Some(Ok(frame)) = self.store.record(sequence)? else { continue };
+            if timestamp(frame.header.time) < since || found.len() == flows.len() {
                 break;
             }
-            let Some(Ok(frame)) = self.store.record(summary.first)? else { continue };
-            let Counted { principal, flow, .. } = parse(frame.body());
-            let connects = principal.map(|owner| owner.flow).into_iter().chain(flow);
-            found.extend(connects.map(|connect| (connect.cookie, connect.at)).filter(|id| flows.contains(id)));
+            if !frame.header.kind.tells_of_connects() {
+                continue;
+            }
+            let Counted { principal, flow, flows, .. } = parse(frame.body());
+            let connects = principal.map(|owner| owner.flow).into_iter().chain(flow).chain(flows);
+            found.extend(connects.map(|connect| (connect.cookie, connect.at)).filter(|id| wanted.contains(id)));
         }
         Ok(found)
     }

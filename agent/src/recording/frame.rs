@@ -71,6 +71,12 @@ impl Kind {
         })
     }
 
+    /// Whether it tells what became of connects: a session, a refusal, a request to cancel, connects that were lost.
+    #[must_use]
+    pub const fn tells_of_connects(self) -> bool {
+        matches!(self.0, 14 | 16 | 17 | 22)
+    }
+
     /// Whether it is about the agent and the host, rather than about a connection.
     #[must_use]
     pub const fn is_of_the_agent(self) -> bool {

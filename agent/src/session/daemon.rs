@@ -53,6 +53,12 @@ pub enum ProxyError {
     /// It must enforce, and does not.
     #[error("not enforcing: {0}")]
     NotEnforcing(String),
+    /// The privileged half has read another configuration.
+    #[error(
+        "the warden was started with other targets or another [intercept] than the configuration has now; restart it too: \
+         that ends all sessions"
+    )]
+    OtherConfiguration,
     /// The privileged half has ended, so that nobody can tell who connects.
     #[error("the warden has ended")]
     WardenGone,
@@ -90,6 +96,7 @@ pub async fn run(
     launch: Launch,
     predecessor: Option<Arc<Predecessor>>,
 ) -> Result<(), ProxyError> {
+    let enforced = config.enforced();
     let Config { agent, targets, roles, .. } = config;
     let policy = Arc::new(Reloadable::load(&agent.policies, protocol::FRAGMENTS)?);
     let authority = Authority::open(&agent.state_dir, &targets)?;
@@ -100,6 +107,9 @@ pub async fn run(
     let before = coverage::boot_nanoseconds().map_err(std::io::Error::from)?;
     let (warden, Handed { liveness, tidings, kernel_side }) = Warden::connect(&agent.runtime_dir)?;
 
+    if kernel_side.configuration != enforced {
+        return Err(ProxyError::OtherConfiguration);
+    }
     // What could fail has not, so a predecessor may give up the log.
     let handover = Handover::new(launch);
     let log = open_log(Options::new(&agent.state_dir), predecessor.clone()).await?;
@@ -125,16 +135,15 @@ pub async fn run(
         epoch: format!("{}/{}", recording::boot(), kernel_side.ledger),
     });
     proxy.take_stock(kernel_side)?;
-    if predecessor.is_none() {
-        proxy.name_lost(before).await?;
-    }
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&proxy).follow_names());
     let listeners = warden.listen().await?;
-    if predecessor.is_some() {
-        // Until now, new connects were led to the one before.
-        proxy.ledger.wait_for_predecessors(coverage::boot_nanoseconds().map_err(std::io::Error::from)?);
-    }
+    // With a predecessor, new connects were led to that one until now.
+    let before = match predecessor {
+        Some(_) => coverage::boot_nanoseconds().map_err(std::io::Error::from)?,
+        None => before,
+    };
+    proxy.ledger.wait_for_predecessors(before);
     tasks.spawn(Arc::clone(&proxy).follow(listeners, tidings));
     tasks.spawn(Arc::clone(&proxy).settle());
     tasks.spawn(Arc::clone(&proxy).keep_watch());

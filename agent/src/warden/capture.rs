@@ -34,7 +34,7 @@ use super::{
     ledger::Ledger,
     pins::{self, Loaded},
     scope::{self, Scope, ScopeError},
-    sockets::{CANARY_SOCKET, Sockets},
+    sockets::Sockets,
     sys::{self, Plain},
     types,
 };
@@ -59,6 +59,7 @@ pub(super) struct Capture {
     /// Links that were in force before.
     adopted: usize,
     ledger_id: u32,
+    configuration: String,
     sockets: Mutex<Sockets>,
     /// Whether connections to them are refused.
     unix: bool,
@@ -139,8 +140,7 @@ impl Capture {
         }
         settings.set(0, Plain(closed), 0)?;
 
-        let Selection { programs, features } =
-            features::select(&mut kernel, &types()?, &config.agent.runtime_dir.join(CANARY_SOCKET))?;
+        let Selection { programs, features } = features::select(&mut kernel, &types()?, &config.agent.runtime_dir)?;
         features::demand(&features)?;
         for found in features.iter().filter(|found| found.state != State::Present) {
             warn!(feature = found.name, lost = found.lost, "this kernel lacks something; `postern doctor` tells more");
@@ -178,6 +178,7 @@ impl Capture {
             ledger: Mutex::new(Ledger::new(&mut kernel)?),
             programs,
             adopted,
+            configuration: config.enforced(),
             // The kernel gives no two maps of one boot the same id.
             ledger_id: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
             sockets: Mutex::new(sockets),
@@ -204,7 +205,7 @@ impl Capture {
 
     /// Tells the programs that the proxy does not listen in a network namespace any more.
     pub(super) fn stop_listening(&self, netns: u64) -> Result<(), MapError> {
-        forget(&mut self.listeners(), netns)
+        pins::forget(&mut self.listeners(), &netns)
     }
 
     /// Tells the programs that the proxy does not listen anywhere.
@@ -264,9 +265,8 @@ impl Capture {
     /// Removes the entry of a process that is no more.
     pub(super) fn forget(&self, tgid: u32) {
         let mut processes = self.processes.write().unwrap_or_else(PoisonError::into_inner);
-        match processes.remove(&tgid) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(error) => warn!(tgid, %error, "the entry of an ended process cannot be removed"),
+        if let Err(error) = pins::forget(&mut processes, &tgid) {
+            warn!(tgid, %error, "the entry of an ended process cannot be removed");
         }
     }
 
@@ -323,7 +323,12 @@ impl Capture {
     /// What is in force.
     pub(super) fn kernel_side(&self) -> KernelSide {
         let programs = self.programs.iter().map(|program| (program.name.to_owned(), program.id())).collect();
-        KernelSide { ledger: self.ledger_id, adopted: self.adopted, programs }
+        KernelSide {
+            ledger: self.ledger_id,
+            adopted: self.adopted,
+            configuration: self.configuration.clone(),
+            programs,
+        }
     }
 
     /// Rows of the coverage ledger after `after`, as many as one message holds.
@@ -336,9 +341,9 @@ impl Capture {
         self.ledger().settle(flows)
     }
 
-    /// Connects from before `before` that were accepted and have no durable record, as many as one message holds.
-    pub(super) fn waiting(&self, before: u64) -> Result<Vec<Flow>, MapError> {
-        self.ledger().waiting(before)
+    /// Connects from before `before` that were accepted and have no durable record, after `after`, as many as one message holds.
+    pub(super) fn waiting(&self, before: u64, after: Option<FlowId>) -> Result<Vec<Flow>, MapError> {
+        self.ledger().waiting(before, after)
     }
 
     /// Connects that were abandoned, each told once.
@@ -359,24 +364,16 @@ impl Capture {
     }
 }
 
-fn forget(listeners: &mut Listeners, netns: u64) -> Result<(), MapError> {
-    match listeners.remove(&netns) {
-        Err(MapError::KeyNotFound) => Ok(()),
-        other => other,
-    }
-}
-
 fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
     let everywhere: Vec<u64> = listeners.keys().collect::<Result<_, _>>()?;
-    everywhere.into_iter().try_for_each(|netns| forget(listeners, netns))
+    everywhere.into_iter().try_for_each(|netns| pins::forget(listeners, &netns))
 }
 
 /// What the kernel has, without putting anything in force: with maps of its own, that go with it.
 pub(super) fn features() -> Result<Vec<Found>, CaptureError> {
     let offsets = Plain(offsets()?);
     let mut kernel = loader(&offsets).load(OBJECT).map_err(Box::new)?;
-    let socket = format!("/run/postern-doctor-{}", std::process::id());
-    features::select(&mut kernel, &types()?, socket.as_ref()).map(|selection| selection.features)
+    features::select(&mut kernel, &types()?, "/run".as_ref()).map(|selection| selection.features)
 }
 
 /// Where the programs read the kernel's own structures. Of a kernel without such fields they know nothing, and pass no trial.

@@ -299,16 +299,29 @@ impl Warden {
         }
     }
 
-    /// Connects from before a boot time (nanoseconds) that a proxy's listener has taken and whose record is not durable: the
-    /// oldest of them.
+    /// Connects from before a boot time (nanoseconds) that a proxy's listener has taken and whose record is not durable, those
+    /// that are wanted: the oldest first, at most `most`.
     ///
     /// # Errors
     /// The warden is gone.
-    pub async fn waiting(&self, before: u64) -> Result<Vec<Flow>, AskError> {
-        match self.ask(Call::Waiting { before }, None).await? {
-            (Answer::Flows(flows), _) => Ok(flows),
-            (answer, _) => Err(refusal(answer)),
+    pub async fn waiting(
+        &self,
+        before: u64,
+        most: usize,
+        is_wanted: impl Fn(&Flow) -> bool,
+    ) -> Result<Vec<Flow>, AskError> {
+        let (mut wanted, mut after) = (Vec::new(), None);
+        while wanted.len() < most {
+            match self.ask(Call::Waiting { before, after }, None).await? {
+                (Answer::Flows(flows), _) => {
+                    let Some(last) = flows.last() else { break };
+                    after = Some(last.id());
+                    wanted.extend(flows.into_iter().filter(&is_wanted));
+                }
+                (answer, _) => return Err(refusal(answer)),
+            }
         }
+        Ok(wanted)
     }
 
     /// Connects that were abandoned: some of those that were not told of yet. They are told once.

@@ -25,10 +25,10 @@ pub(super) type Trie = LpmTrie<MapData, Plain<DestinationKey>, Plain<Destination
 
 /// A key of the maps: a port, and a prefix in the family that the kernel side looks it up in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    address: IpAddr,
-    prefix: u8,
-    port: u16,
+pub(super) struct Place {
+    pub address: IpAddr,
+    pub prefix: u8,
+    pub port: u16,
 }
 
 impl Place {
@@ -37,7 +37,7 @@ impl Place {
     }
 
     /// Of one host. The kernel takes an IPv4-mapped address for the IPv4 one, and the unspecified address for loopback.
-    fn host(address: IpAddr, port: u16) -> Self {
+    pub(super) fn host(address: IpAddr, port: u16) -> Self {
         let address = match address.to_canonical() {
             IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -50,7 +50,7 @@ impl Place {
         self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
     }
 
-    fn key(self) -> Key<Plain<DestinationKey>> {
+    pub(super) fn key(self) -> Key<Plain<DestinationKey>> {
         let address = match self.address {
             IpAddr::V4(v4) => {
                 let mut address = [0; 16];
@@ -64,7 +64,7 @@ impl Place {
     }
 
     /// `None` for what no agent writes: a key without a whole port.
-    fn from_key(key: &Key<Plain<DestinationKey>>, v4: bool) -> Option<Self> {
+    pub(super) fn from_key(key: &Key<Plain<DestinationKey>>, v4: bool) -> Option<Self> {
         let prefix = u8::try_from(key.prefix_len().checked_sub(DESTINATION_PREFIX)?).ok()?;
         let Plain(DestinationKey { port, address, .. }) = key.data();
         let address = if v4 {

@@ -163,11 +163,11 @@ pub(super) struct Selection {
     pub features: Vec<Found>,
 }
 
-/// Loads the programs that this kernel takes. One is tried with a socket at this path.
+/// Loads the programs that this kernel takes. One is tried with a socket below this directory.
 ///
 /// # Errors
 /// It refuses one that is always needed.
-pub(super) fn select(kernel: &mut Ebpf, types: &Btf, socket: &Path) -> Result<Selection, CaptureError> {
+pub(super) fn select(kernel: &mut Ebpf, types: &Btf, below: &Path) -> Result<Selection, CaptureError> {
     let mut programs = Vec::new();
     let mut trials: Vec<Trial> = Vec::new();
     for row in &PROGRAMS {
@@ -179,7 +179,7 @@ pub(super) fn select(kernel: &mut Ebpf, types: &Btf, socket: &Path) -> Result<Se
         let program = kernel.program_mut(row.name).ok_or(CaptureError::Missing(row.name))?;
         let outcome = load(program, row.hook, types);
         let outcome = match row.hook {
-            Hook::Security(_) => outcome.and_then(|()| on_trial(kernel, row.name, socket)),
+            Hook::Security(_) => outcome.and_then(|()| on_trial(kernel, row.name, below)),
             _ => outcome,
         };
         if let Err(error) = &outcome {
@@ -308,11 +308,11 @@ fn load(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramErr
 }
 
 /// Puts a loaded program for Unix sockets in force for a moment: a kernel that takes it need not ask it.
-fn on_trial(kernel: &mut Ebpf, name: &str, socket: &Path) -> Result<(), ProgramError> {
+fn on_trial(kernel: &mut Ebpf, name: &str, below: &Path) -> Result<(), ProgramError> {
     let Some(Program::Lsm(program)) = kernel.program_mut(name) else { return Err(ProgramError::UnexpectedProgramType) };
     let link = program.attach()?;
     let places = kernel.map_mut("SOCKETS").ok_or(ProgramError::UnexpectedProgramType)?;
-    let tried = sockets::trial(&mut HashMap::try_from(places)?, socket).map_err(ProgramError::IOError);
+    let tried = sockets::trial(&mut HashMap::try_from(places)?, below).map_err(ProgramError::IOError);
     let Some(Program::Lsm(program)) = kernel.program_mut(name) else { return Err(ProgramError::UnexpectedProgramType) };
     program.detach(link)?;
     tried

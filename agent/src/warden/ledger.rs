@@ -13,6 +13,7 @@ use aya::{
 use super::{
     capture::{CaptureError, map},
     flow,
+    pins::forget,
     sys::{self, Plain},
 };
 use crate::model::{Coverage, CoverageRow, Flow, FlowId};
@@ -21,7 +22,7 @@ use crate::model::{Coverage, CoverageRow, Flow, FlowId};
 pub(super) const FLOWS_AT_ONCE: usize = 128;
 
 /// Rows in one answer.
-pub(super) const ROWS_AT_ONCE: usize = 256;
+pub(super) const ROWS_AT_ONCE: usize = 100;
 
 /// The pinned maps.
 pub(super) struct Ledger {
@@ -59,21 +60,19 @@ impl Ledger {
     /// Connects whose record is durable: they are open no longer.
     pub(super) fn settle(&mut self, flows: &[FlowId]) -> Result<(), MapError> {
         for (cookie, at) in flows.iter().copied() {
-            match self.open.remove(&Plain(FlowKey { cookie, at })) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error),
-            }
+            forget(&mut self.open, &Plain(FlowKey { cookie, at }))?;
         }
         Ok(())
     }
 
     /// Connects that the proxy's listener took before `before` (boot time in nanoseconds) and whose record is not durable: the
-    /// oldest, as many as one message holds.
-    pub(super) fn waiting(&self, before: u64) -> Result<Vec<Flow>, MapError> {
+    /// oldest after `after`, as many as one message holds.
+    pub(super) fn waiting(&self, before: u64, after: Option<FlowId>) -> Result<Vec<Flow>, MapError> {
         let flows = self.flows()?;
+        let is_later = |flow: &FlowRecord| after.is_none_or(|(cookie, at)| (flow.at, flow.cookie) > (at, cookie));
         let mut waiting: Vec<&FlowRecord> =
-            flows.values().filter(|flow| flow.at < before && flow.state == FLOW_ACCEPTED).collect();
-        waiting.sort_by_key(|flow| flow.at);
+            flows.values().filter(|flow| flow.at < before && flow.state == FLOW_ACCEPTED && is_later(flow)).collect();
+        waiting.sort_by_key(|flow| (flow.at, flow.cookie));
         Ok(waiting.into_iter().take(FLOWS_AT_ONCE).map(flow::from_record).collect())
     }
 

@@ -16,8 +16,8 @@ use agent_common::{
     MAX_TUPLES, MAX_USERS, Mark, Membership, ProcessEntry, Settings, SocketPlace, TupleKey,
 };
 use aya::{
-    Ebpf,
-    maps::{MapInfo, MapType, lpm_trie::Key},
+    Ebpf, Pod,
+    maps::{HashMap, MapData, MapError, MapInfo, MapType, lpm_trie::Key},
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, PinnedLink},
@@ -134,6 +134,14 @@ pub(super) const MAPS: [Layout; 18] = [
     layout("PUBLISHED", MapType::SkStorage, size_of::<i32>(), size_of::<TupleKey>(), 0),
     layout("MARKS", MapType::SkStorage, size_of::<i32>(), size_of::<Mark>(), 0),
 ];
+
+/// Removes an entry of a map, if it is there.
+pub(super) fn forget<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapError> {
+    match map.remove(key) {
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
 
 /// Makes the directory of this layout, and refuses pins that this agent does not understand.
 pub(super) fn check(pins: &Path, directory: &Path) -> Result<(), CaptureError> {

@@ -15,18 +15,18 @@ use std::{
     thread,
 };
 
-use agent_common::{
-    DESTINATION_PREFIX, DestinationKey, EXCLUDED, MEMBER, Membership, NEITHER, UNKNOWN, in_scope, scope as bits,
-};
+use agent_common::{DestinationKey, EXCLUDED, MEMBER, Membership, NEITHER, UNKNOWN, in_scope, scope as bits};
 use aya::{
     Pod,
-    maps::{HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+    maps::{HashMap, LpmTrie, Map, MapData, MapError},
 };
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tracing::{debug, warn};
 
 use super::{
+    destinations::Place,
     host::{self, HostError},
+    pins::forget,
     sys::Plain,
     units,
 };
@@ -183,52 +183,32 @@ fn replace<K: Pod + Ord + Hash>(
     Ok(())
 }
 
-fn forget<K: Pod>(map: &mut HashMap<MapData, K, Membership>, key: &K) -> Result<(), MapError> {
-    match map.remove(key) {
-        Err(MapError::KeyNotFound) => Ok(()),
-        result => result,
-    }
-}
-
 /// Writes what lockdown allows; nothing without it.
 fn allow(v4: Allowed, v6: Allowed, lockdown: Option<&Lockdown>) -> Result<(), ScopeError> {
-    let mut wanted: BTreeSet<(IpAddr, u8, u16)> = BTreeSet::new();
+    let mut wanted: BTreeSet<Place> = BTreeSet::new();
     if let Some(lockdown) = lockdown {
         let resolvers = match &lockdown.dns {
             Some(named) => named.clone(),
             None => resolvers(&fs::read_to_string(RESOLV_CONF).map_err(ScopeError::Resolvers)?),
         };
-        let whole = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
-        wanted.extend(resolvers.into_iter().map(|address| (address, whole(address), DNS)));
-        let named = lockdown.allow.iter();
-        wanted.extend(named.map(|each| (each.address, each.prefix, each.port.unwrap_or(0))));
+        wanted.extend(resolvers.into_iter().map(|address| Place::host(address, DNS)));
+        wanted.extend(lockdown.allow.iter().map(|named| Place {
+            address: named.address,
+            prefix: named.prefix,
+            port: named.port.unwrap_or(0),
+        }));
     }
     for (mut map, v4) in [(v4, true), (v6, false)] {
-        let keys: Vec<Key<Plain<DestinationKey>>> =
-            wanted.iter().filter(|(address, ..)| address.is_ipv4() == v4).map(|allowed| key(*allowed)).collect();
-        for key in &keys {
-            map.insert(key, 1, 0)?;
+        for place in wanted.iter().filter(|place| place.address.is_ipv4() == v4) {
+            map.insert(&place.key(), 1, 0)?;
         }
-        let present: Vec<Key<Plain<DestinationKey>>> = map.keys().collect::<Result<_, _>>()?;
-        let same = |one: &Key<Plain<DestinationKey>>, other: &Key<Plain<DestinationKey>>| {
-            let (Plain(a), Plain(b)) = (one.data(), other.data());
-            one.prefix_len() == other.prefix_len() && a == b
-        };
-        for old in present.iter().filter(|old| !keys.iter().any(|key| same(key, old))) {
-            map.remove(old)?;
+        for key in map.keys().collect::<Result<Vec<_>, _>>()? {
+            if !Place::from_key(&key, v4).is_some_and(|place| wanted.contains(&place)) {
+                map.remove(&key)?;
+            }
         }
     }
     Ok(())
-}
-
-fn key((address, prefix, port): (IpAddr, u8, u16)) -> Key<Plain<DestinationKey>> {
-    let mut bytes = [0; 16];
-    match address {
-        IpAddr::V4(v4) => bytes[..4].copy_from_slice(&v4.octets()),
-        IpAddr::V6(v6) => bytes = v6.octets(),
-    }
-    let data = DestinationKey { port: port.to_be_bytes(), pad: [0; 2], address: bytes };
-    Key::new(DESTINATION_PREFIX + u32::from(prefix), Plain(data))
 }
 
 /// The resolvers of a `resolv.conf`.

@@ -228,7 +228,13 @@ impl Shared {
             self.hang_up();
         }
         info!(pid = peer.pid(), "a proxy has connected");
-        let session = Session { shared: self, connection, pid: peer.pid(), greeted: AtomicBool::new(false) };
+        let session = Session {
+            shared: self,
+            connection,
+            pid: peer.pid(),
+            greeted: AtomicBool::new(false),
+            listened: AtomicBool::new(false),
+        };
         thread::scope(|scope| {
             for _ in 0..WORKERS {
                 scope.spawn(|| session.work());
@@ -238,13 +244,17 @@ impl Shared {
             let mut proxies = self.proxies();
             proxies.connections.retain(|other| !Arc::ptr_eq(other, connection));
             proxies.before.take_if(|before| Arc::ptr_eq(before, connection));
-            proxies.listening.take_if(|listening| Arc::ptr_eq(listening, connection)).is_some()
+            let listened = proxies.listening.take_if(|listening| Arc::ptr_eq(listening, connection)).is_some();
+            // Held meanwhile: what another is given to listen at from now on must stay.
+            if proxies.listening.is_none() {
+                self.namespaces.proxy_gone(connection);
+            }
+            listened
         };
         match listened {
             true => info!(pid = peer.pid(), "the proxy has gone; connections to protected destinations are refused"),
             false => info!(pid = peer.pid(), "a proxy that did not listen any more, or not yet, has gone"),
         }
-        self.namespaces.proxy_gone(connection);
         Ok(())
     }
 
@@ -265,6 +275,8 @@ struct Session<'a> {
     connection: &'a Arc<OwnedFd>,
     pid: i32,
     greeted: AtomicBool,
+    /// It has asked for listeners: once another has taken its place, it cannot take it back.
+    listened: AtomicBool,
 }
 
 impl Session<'_> {
@@ -292,7 +304,14 @@ impl Session<'_> {
 
     fn answer(&self, request: Request, descriptors: &[OwnedFd]) -> io::Result<()> {
         let send = |answer, descriptors: &[BorrowedFd<'_>]| {
-            wire::send(self.connection.as_fd(), &Response { id: request.id, answer }, descriptors)
+            match wire::send(self.connection.as_fd(), &Response { id: request.id, answer }, descriptors) {
+                // What a process calls itself and its files can be long; that must not end the connection.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    let answer = Answer::Refused("the answer is too long".into());
+                    wire::send(self.connection.as_fd(), &Response { id: request.id, answer }, &[])
+                }
+                other => other,
+            }
         };
         let capture = &self.shared.capture;
         let done = |result: Result<(), String>| match result {
@@ -319,7 +338,14 @@ impl Session<'_> {
             }
             Call::Identify => {
                 let answer = match self.identify(descriptors) {
-                    Ok((flow, process)) => Answer::Identified { flow, process },
+                    Ok((flow, process)) if wire::fits(&process) => Answer::Identified { flow, process },
+                    Ok((flow, _)) => Answer::Unidentified(Unidentified {
+                        flow: Some(Box::new(flow)),
+                        reason: Reason::Unreadable {
+                            what: "exe, cwd and cmdline".into(),
+                            error: "together they are too long".into(),
+                        },
+                    }),
                     Err(unidentified) => Answer::Unidentified(unidentified),
                 };
                 send(answer, &[])
@@ -344,7 +370,7 @@ impl Session<'_> {
                 let after = after.map(|(target, uid)| LedgerKey { target, uid });
                 send(or_refused(capture.coverage(after), Answer::Coverage), &[])
             }
-            Call::Waiting { before } => send(or_refused(capture.waiting(before), Answer::Flows), &[]),
+            Call::Waiting { before, after } => send(or_refused(capture.waiting(before, after), Answer::Flows), &[]),
             Call::Abandoned => send(Answer::Flows(capture.abandoned()), &[]),
             Call::Settle { flows } => send(done(capture.settle(&flows).map_err(|error| error.to_string())), &[]),
             Call::SelfTest => {
@@ -371,15 +397,15 @@ impl Session<'_> {
         if !self.greeted.load(Ordering::SeqCst) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "this proxy has not greeted"));
         }
+        if self.listened.swap(true, Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this proxy has had its listeners"));
+        }
         let mut proxies = self.shared.proxies();
         if proxies.before.is_some() {
             return Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
                 "a proxy before has not let go of its listeners yet",
             ));
-        }
-        if proxies.listening.as_ref().is_some_and(|listening| Arc::ptr_eq(listening, self.connection)) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this proxy has its listeners already"));
         }
         let Pairs { listeners, ports, missing } = Pairs::new(LANES)?;
         if let Some(error) = missing {

@@ -20,13 +20,11 @@ use agent_common::{
     SocketPlace, fold_name,
 };
 use aya::maps::{HashMap, MapData, MapError};
+use nix::unistd::mkdtemp;
 use tracing::warn;
 
 use super::{host::unescape, sys::Plain};
 use crate::{config::Target, model::Mode};
-
-/// Name of the agent's own socket in its runtime directory.
-pub(super) const CANARY_SOCKET: &str = "canary.sock";
 
 /// The map; borrowed where it is tried.
 pub(super) type Places<T = MapData> = HashMap<T, Plain<SocketPlace>, Plain<Destination>>;
@@ -99,21 +97,22 @@ impl Sockets {
     }
 }
 
-/// A listening socket to which only the kernel side keeps anybody from connecting; its file goes with it.
+/// A listening socket to which only the kernel side keeps anybody from connecting; its directory goes with it.
 pub(super) struct Momentary {
     /// Listens without waiting.
     pub listener: UnixListener,
+    directory: PathBuf,
     path: PathBuf,
 }
 
 impl Momentary {
-    /// In a directory that everybody can search; in place of one that was left behind.
-    pub(super) fn bind(path: PathBuf) -> io::Result<Self> {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let momentary = Self { listener: UnixListener::bind(&path)?, path };
+    /// Below a directory that everybody can search, under a name that nobody knows before, and where nobody else writes. A short
+    /// name: that directory's may be as long as the path of a socket allows.
+    pub(super) fn bind(below: &Path) -> io::Result<Self> {
+        let directory = mkdtemp(&below.join("c.XXXXXX"))?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o711))?;
+        let path = directory.join("s");
+        let momentary = Self { listener: UnixListener::bind(&path)?, directory, path };
         fs::set_permissions(&momentary.path, fs::Permissions::from_mode(0o666))?;
         momentary.listener.set_nonblocking(true)?;
         Ok(momentary)
@@ -126,16 +125,16 @@ impl Momentary {
 
 impl Drop for Momentary {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            warn!(path = %self.path.display(), %error, "a socket's file is left behind");
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            warn!(directory = %self.directory.display(), %error, "a socket's directory is left behind");
         }
     }
 }
 
 /// Whether a program that is attached is asked by the kernel, and knows a listed socket: a connection to this
 /// one, made for it, is refused.
-pub(super) fn trial(map: &mut Places<&mut MapData>, socket: &Path) -> io::Result<()> {
-    let socket = Momentary::bind(socket.into())?;
+pub(super) fn trial(map: &mut Places<&mut MapData>, below: &Path) -> io::Result<()> {
+    let socket = Momentary::bind(below)?;
     let place = place(socket.path())?;
     let destination = Destination { target: CANARY, flags: DESTINATION_TRIAL, ledger: LEDGER_UNRESOLVED };
     map.insert(Plain(place), Plain(destination), 0).map_err(io::Error::other)?;

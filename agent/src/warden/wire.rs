@@ -83,6 +83,8 @@ pub(super) enum Call {
     Waiting {
         /// The time.
         before: u64,
+        /// Only those after this one.
+        after: Option<FlowId>,
     },
     /// Which connects were abandoned, since this was last asked? As many as an answer holds.
     Abandoned,
@@ -154,6 +156,11 @@ pub(super) enum Answer {
     Flows(Vec<Flow>),
     /// To anything that will not be done.
     Refused(String),
+}
+
+/// Whether what is known of a process fits into an answer, beside the flow.
+pub(super) fn fits(process: &Process) -> bool {
+    serde_json::to_vec(process).is_ok_and(|bytes| bytes.len() + 4096 <= MAX_MESSAGE)
 }
 
 /// Receives one message and its descriptors; `None` at the end of the connection.

@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent_common::{LEDGER_OTHERS, LEDGER_UNRESOLVED};
@@ -39,12 +39,21 @@ const EVERY: Duration = Duration::from_secs(60);
 /// How long records are gathered before their connects are settled together.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// Pause after connects could not be settled.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// After this long, a connect that was taken, has no record, and that no session has in hand, is an alarm.
 const LATE: Duration = Duration::from_secs(60);
 
 /// Readings of kernel and log, one after the other, until two of the kernel agree; and the pause between them.
 const READINGS: usize = 6;
 const PAUSE: Duration = Duration::from_millis(60);
+
+/// Without a reconciliation for so long, something is wrong.
+const OVERDUE: Duration = Duration::from_secs(300);
+
+/// Connects that one record names.
+const NAMED_AT_ONCE: usize = 1_000;
 
 /// Records of abandoned connects in one look.
 const ABANDONED_AT_ONCE: usize = 16;
@@ -92,8 +101,15 @@ pub struct Ledger {
 
 #[derive(Default)]
 struct Last {
+    /// In the order of [`place`].
     rows: Vec<CoverageRow>,
     unexplained: u64,
+    at: Option<Instant>,
+}
+
+/// Where a row is among the others.
+fn place(row: &CoverageRow) -> (u32, u32) {
+    (row.target, row.uid)
 }
 
 impl Ledger {
@@ -110,9 +126,16 @@ impl Ledger {
 
     /// What keeps the agent from enforcing.
     pub(super) fn problem(&self) -> Option<String> {
-        let unexplained = lock(&self.last).unexplained;
+        let last = lock(&self.last);
+        if last.at.is_some_and(|at| at.elapsed() > OVERDUE) {
+            return Some("coverage: connects could not be accounted for lately; the agent's messages tell why".into());
+        }
+        let unexplained = last.unexplained;
         (unexplained > 0).then(|| {
-            format!("coverage: connects were redirected that nobody can account for ({unexplained}); `postern coverage` tells which")
+            format!(
+                "coverage: connects were redirected that nobody can account for ({unexplained}); `postern coverage` tells \
+                 which"
+            )
         })
     }
 }
@@ -172,8 +195,8 @@ impl Proxy {
     /// be gone.
     pub(super) async fn name_lost(self: &Arc<Self>, before: u64) -> Result<(), CoverageError> {
         loop {
-            let mut flows = self.warden.waiting(before).await?;
-            flows.retain(|flow| !lock(&self.ledger.in_hand).contains(&flow.id()));
+            let is_in_hand = |flow: &Flow| lock(&self.ledger.in_hand).contains(&flow.id());
+            let flows = self.warden.waiting(before, NAMED_AT_ONCE, |flow| !is_in_hand(flow)).await?;
             let Some(oldest) = flows.iter().map(|flow| flow.at).min() else { return Ok(()) };
             let since = time_of(oldest)?.saturating_sub(SLACK).unwrap_or(Timestamp::MIN);
             let ids: Vec<FlowId> = flows.iter().map(Flow::id).collect();
@@ -216,8 +239,9 @@ impl Proxy {
             self.ledger.news.notified().await;
             tokio::time::sleep(GATHER).await;
             if let Err(error) = self.settle_recorded().await {
-                tracing::warn!(%error, "connects cannot be settled");
-                return;
+                tracing::warn!(%error, "connects cannot be settled yet");
+                self.ledger.news.notify_one();
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
@@ -234,16 +258,21 @@ impl Proxy {
                 None => return Ok(()),
             }
         }
-        let flows: Vec<FlowId> = recorded.into_iter().map(|(flow, _)| flow).collect();
-        self.warden.settle(&flows).await
+        let flows: Vec<FlowId> = recorded.iter().map(|(flow, _)| *flow).collect();
+        let settled = self.warden.settle(&flows).await;
+        if settled.is_err() {
+            lock(&self.ledger.recorded).extend(recorded);
+        }
+        settled
     }
 
     /// Reconciles every minute, and notes what the kernel side has lost and when the clock was set, until the task is dropped.
     pub(super) async fn keep_watch(self: Arc<Self>) {
         let mut reconciled = tokio::time::Instant::now();
         let mut watch = Watch::default();
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
         loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            seconds.tick().await;
             if self.log.log().is_none() {
                 // Another process has taken this one's place, and watches.
                 continue;
@@ -318,30 +347,39 @@ impl Proxy {
 
     /// Compares kernel and log, and records the ledger if it has changed, and an alarm if it does not add up.
     pub(super) async fn reconcile(self: &Arc<Self>) -> Result<CoverageReport, CoverageError> {
+        self.look_for_lost().await?;
         self.name_abandoned().await?;
         let rows = self.ledger_rows().await?;
         let late = boot_nanoseconds()?.saturating_sub(u64::try_from(LATE.as_nanos()).unwrap_or(u64::MAX));
-        let mut waiting = self.warden.waiting(late).await?;
         let of_others = *lock(&self.ledger.before);
-        waiting.retain(|flow| {
+        let is_nobodys = |flow: &Flow| {
             of_others.is_none_or(|before| flow.at >= before) && !lock(&self.ledger.in_hand).contains(&flow.id())
-        });
+        };
+        let waiting = self.warden.waiting(late, NAMED_AT_ONCE, is_nobodys).await?;
         let wrong: Vec<CoverageRow> = rows.iter().filter(|row| row.counts.unexplained() != 0).copied().collect();
         let unexplained = wrong.iter().map(|row| row.counts.unexplained().unsigned_abs()).sum::<u64>();
         let unexplained = unexplained + waiting.len() as u64;
 
-        let (has_changed, is_new) = {
+        let (changed, is_new) = {
             let mut last = lock(&self.ledger.last);
-            let before = std::mem::replace(&mut *last, Last { rows: rows.clone(), unexplained });
-            (before.rows != rows, unexplained != 0 && before.unexplained != unexplained)
+            let at = Some(Instant::now());
+            let before = std::mem::replace(&mut *last, Last { rows: rows.clone(), unexplained, at });
+            let is_known = |row: &CoverageRow| {
+                before.rows.binary_search_by_key(&place(row), place).is_ok_and(|at| before.rows[at] == *row)
+            };
+            let changed: Vec<CoverageRow> = rows.iter().filter(|row| !is_known(row)).copied().collect();
+            (changed, unexplained != 0 && (before.unexplained != unexplained || !waiting.is_empty()))
         };
         if is_new {
             tracing::error!(unexplained, "connects were redirected that nobody can account for");
             self.log.append(&Event::Unexplained { rows: wrong, flows: waiting.clone() })?;
+            // Named now, and counted for good: no record will come, and their places are needed.
+            let named: Vec<FlowId> = waiting.iter().map(Flow::id).collect();
+            self.warden.settle(&named).await?;
         }
-        if has_changed {
+        if !changed.is_empty() {
             let epoch = self.epoch.clone();
-            self.log.append(&Event::Coverage { epoch, rows: rows.clone(), unexplained })?;
+            self.log.append(&Event::Coverage { epoch, rows: changed, unexplained })?;
         }
         let rows = rows.into_iter().map(|row| self.line(row)).collect();
         Ok(CoverageReport { epoch: self.epoch.clone(), rows, waiting, unexplained })

@@ -99,7 +99,11 @@ impl Predecessor {
         while let Ok((word, body)) = receive(&self.link) {
             match word {
                 Word::Append { kind, durable } => {
-                    let answer = recorder.append_body(Kind(kind), &body, durable).map_err(|error| error.0);
+                    let kind = Kind(kind);
+                    let answer = match kind.is_of_the_agent() {
+                        true => Err("what the agent itself does is recorded by the process that has the log".into()),
+                        false => recorder.append_body(kind, &body, durable).map_err(|error| error.0),
+                    };
                     if answer.is_ok() {
                         self.forget_ended(&body);
                     }

@@ -88,7 +88,11 @@ proptest! {
             }
         }
         prop_assert_eq!(whole.heard().0, pieces.heard().0);
-        prop_assert_eq!(whole.server.ran, pieces.server.ran);
+        // Where an answer ends the session, what was dealt with earlier may have gone before that answer was read.
+        match whole.did.last() {
+            Some(Did::Closed(_)) => prop_assert!(pieces.server.ran.starts_with(&whole.server.ran)),
+            _ => prop_assert_eq!(whole.server.ran, pieces.server.ran),
+        }
     }
 
     /// Law 2: nothing of an operation reaches the server before its permit, and nothing that has none.

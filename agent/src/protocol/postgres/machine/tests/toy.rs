@@ -143,7 +143,8 @@ pub struct Server {
     incoming: BytesMut,
     pub outgoing: BytesMut,
     statements: HashMap<String, String>,
-    portals: HashMap<String, String>,
+    /// Texts, and whether they have run to their end.
+    portals: HashMap<String, (String, bool)>,
     status: u8,
     skipping: bool,
     /// Every text that was run, in order.
@@ -187,8 +188,10 @@ impl Server {
                 client::DESCRIBE => self.describe(message::named(body).expect("Describe")),
                 client::CLOSE => {
                     let (kind, closed) = message::named(body).expect("Close");
-                    let names = if kind == b'S' { &mut self.statements } else { &mut self.portals };
-                    names.remove(&name(closed));
+                    match kind {
+                        b'S' => drop(self.statements.remove(&name(closed))),
+                        _ => drop(self.portals.remove(&name(closed))),
+                    }
                     self.say(&write_bare(server::CLOSE_COMPLETE));
                     Ok(())
                 }
@@ -238,14 +241,16 @@ impl Server {
         if !portal.is_empty() && self.portals.contains_key(&portal) {
             return Err("42P03");
         }
-        self.portals.insert(portal, text);
+        self.portals.insert(portal, (text, false));
         self.say(&write_bare(server::BIND_COMPLETE));
         Ok(())
     }
 
     fn describe(&mut self, (kind, described): (u8, &[u8])) -> Result<(), &'static str> {
-        let (names, code) = if kind == b'S' { (&self.statements, "26000") } else { (&self.portals, "34000") };
-        let text = names.get(&name(described)).cloned().ok_or(code)?;
+        let text = match kind {
+            b'S' => self.statements.get(&name(described)).cloned().ok_or("26000")?,
+            _ => self.portals.get(&name(described)).map(|(text, _)| text.clone()).ok_or("34000")?,
+        };
         if kind == b'S' {
             self.say(&write(server::PARAMETER_DESCRIPTION, |body| body.put_u16(0)));
         }
@@ -257,8 +262,19 @@ impl Server {
     }
 
     fn execute(&mut self, portal: &str) -> Result<(), &'static str> {
-        let text = self.portals.get(portal).cloned().ok_or("34000")?;
-        self.run(&text, false)
+        let (text, done) = self.portals.get(portal).cloned().ok_or("34000")?;
+        if !done {
+            self.run(&text, false)?;
+            self.portals.entry(portal.to_owned()).and_modify(|(_, done)| *done = true);
+            return Ok(());
+        }
+        // What has rows has no more of them; anything else cannot be run again.
+        if self.status == b'E' {
+            return Err("25P02");
+        }
+        self.row(&text).ok_or("55000")?;
+        self.say(&write(server::COMMAND_COMPLETE, |body| put_string(body, b"SELECT")));
+        Ok(())
     }
 
     /// The description and the row of a text that answers with one.

@@ -40,7 +40,7 @@ pub fn measure() -> Outcome<Vec<Figure>> {
     let server = Postgres::builder().login(USER, "unused").start()?;
     let pool = Pool::start(&server, &[PROTECTED, UNPROTECTED])?;
     let logs = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
-    let (haproxy, port) = world::haproxy(&logs, pool.port(), 2 * count)?;
+    let (haproxy, port) = world::haproxy(&logs, pool.port(), count + 50)?;
     let target = Target::postgres("bench", [format!("{PROTECTED}:{}", pool.port())]).credential(USER, None);
     let agent =
         Agent::builder().target(target).role("bench", ["{ user = \"root\" }"]).policy("bench.cedar", POLICY).start()?;

@@ -10,7 +10,7 @@ mod world;
 
 use std::{fs, os::unix::fs::MetadataExt, process::ExitCode};
 
-use agent_tests::{Cmd, Outcome, suite, suite::root_main};
+use agent_tests::{Cmd, Outcome, TempDir, suite, suite::root_main};
 use serde_json::json;
 
 use crate::world::{HASH_UID, PERMITTED_UID, PSQL, SECRET, UID, World, expect};
@@ -44,6 +44,18 @@ fn main() -> ExitCode {
             })
             .case("control: a child speaks over a socket that its parent has connected", || {
                 let seen = world.held(PERMITTED_UID, "inherit", &[PSQL], false)?.0;
+                expect(seen.stdout.contains(SECRET), || seen.to_string())
+            })
+            .case("a process with the longest names is refused, and nobody else's session ends", || {
+                let proxy = world.proxy()?;
+                let room = TempDir::new().map_err(|error| error.to_string())?;
+                let room = room.dir("room", 0o755, PERMITTED_UID, PERMITTED_UID).map_err(|error| error.to_string())?;
+                let room = room.display().to_string();
+                let (_, refusal) = world.refused(PERMITTED_UID, || world.python(PERMITTED_UID, "long", &[&room]))?;
+                let reason = refusal["reason"].as_str().unwrap_or_default();
+                expect(reason.contains("together they are too long"), || refusal.to_string())?;
+                expect(world.proxy()? == proxy, || "the agent has another proxy".into())?;
+                let seen = world.python(PERMITTED_UID, "plain", &[])?;
                 expect(seen.stdout.contains(SECRET), || seen.to_string())
             })
             .case("connect, then exec the permitted program, then let a child speak", || {

@@ -6,6 +6,7 @@
 mod client;
 mod host;
 mod older;
+mod unserved;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -48,7 +49,8 @@ const CASES: &[Case] = &[
     ("another network namespace has its own loopback, and no way to a target but the proxy", namespaces),
     ("a target in observe mode is reached directly when no proxy is there", observed),
     ("without a proxy, connects are refused with ECONNREFUSED, and logged", no_proxy),
-    ("a connection that is given up before it is accepted leaves nothing behind", abandoned),
+    ("a connection that is given up before it is accepted leaves nothing behind", unserved::abandoned),
+    ("who listens in the place of a proxy that has gone gets connections, and no flow", unserved::squatted),
     ("a warden that is killed leaves the host closed; the next one adopts the pins", killed),
     ("an unprivileged proxy can look at the process map", unprivileged),
     ("a hostile proxy gets no file, no mark and no rest", hostile),
@@ -335,21 +337,6 @@ fn no_proxy(host: &mut Host) {
     assert_eq!(client.ask(&format!("connect6 {}", host.v6)), ECONNREFUSED);
     assert_eq!(client.ask(&format!("connect6 {}", host::mapped(host.v4))), ECONNREFUSED);
     host.wait_for_log(&format!("the proxy does not listen: process {}", client.pid()));
-}
-
-fn abandoned(host: &mut Host) {
-    let proxy = host.proxy();
-    let before = host.counter(&proxy, "abandoned");
-    // Fills the accept queues, whose length is 4096 and four, and goes beyond it: the handshakes of the last ones are not
-    // completed on the proxy's side.
-    let mut client = Client::start(UID);
-    assert_eq!(client.ask(&format!("fill {}", host.v4)), "filled");
-    client.end();
-    assert!(host.counter(&proxy, "abandoned") > before);
-    proxy.drain();
-    // Every redirected connection so far was either accepted or given up: nothing is left in between.
-    let count = |name| host.counter(&proxy, name);
-    assert_eq!(count("redirected"), count("accepted") + count("abandoned"));
 }
 
 fn killed(host: &mut Host) {

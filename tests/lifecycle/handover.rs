@@ -172,6 +172,11 @@ pub fn sessions_go_on() -> Outcome {
     for word in ["before", "between", "after"] {
         expect(records.matches(&format!("'{word}'")).count() == 1, || format!("{word}: {records}"))?;
     }
+    // Also that the processes have ended: the older one's end reaches the log through the other.
+    let events = handing.agent.json(&["audit", "events"])?;
+    let ended = events.as_array().into_iter().flatten().map(|record| &record["event"]);
+    let ended: Vec<_> = ended.filter(|event| event["event"] == "process-ended").map(|event| &event["pid"]).collect();
+    expect(ended == [one, two], || events.to_string())?;
     handing.end()
 }
 

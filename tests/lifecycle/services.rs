@@ -54,6 +54,14 @@ fn start(agent: &Agent, word: &str, manager: &Manager) -> Outcome<Running> {
     }
 }
 
+/// Stops the warden as the service manager does.
+fn stop(warden: Running, manager: &Manager) -> Outcome {
+    warden.signal(Signal::SIGTERM);
+    manager.hears("STOPPING=1")?;
+    let ended = warden.finish(PATIENCE)?;
+    expect(ended.success(), || ended.to_string())
+}
+
 /// The capabilities that the warden's unit leaves it, as setpriv spells them.
 fn capabilities() -> String {
     let unit = include_str!("../../systemd/postern-warden.service");
@@ -89,10 +97,7 @@ pub fn apart(server: &Postgres) -> Outcome {
     manager.hears("READY=1")?;
     let seen = psql(server)?;
     expect(seen.stdout.trim() == "1", || seen.to_string())?;
-    warden.signal(Signal::SIGTERM);
-    manager.hears("STOPPING=1")?;
-    let ended = warden.finish(PATIENCE)?;
-    expect(ended.success(), || ended.to_string())?;
+    stop(warden, &manager)?;
     let ended = proxy.finish(PATIENCE)?;
     expect(ended.stderr.contains("the warden has ended"), || ended.to_string())?;
     agent.command(["uninstall"]).ok().map(drop)
@@ -115,10 +120,7 @@ pub fn restarted(server: &Postgres) -> Outcome {
     wait_until("the old proxy has ended", PATIENCE, || has_ended(proxy.pid()))?;
     let seen = psql(server)?;
     expect(seen.stdout.trim() == "1", || seen.to_string())?;
-    warden.signal(Signal::SIGTERM);
-    manager.hears("STOPPING=1")?;
-    let ended = warden.finish(PATIENCE)?;
-    expect(ended.success(), || ended.to_string())?;
+    stop(warden, &manager)?;
     let pid = said["pid"].as_u64().and_then(|pid| pid.try_into().ok()).ok_or("no pid")?;
     wait_until("the new proxy has ended too", PATIENCE, || has_ended(pid))?;
     agent.command(["uninstall"]).ok().map(drop)

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{
-    frame::timestamp,
+    frame::{Frame, Kind, timestamp},
     log::Log,
     query::QueryError,
     store::{Batch, Store, StoreError},
@@ -50,8 +50,7 @@ impl Tally {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (numbers, rest) = bytes.as_chunks::<8>();
         let [proxied, denied, lost] = numbers else { return None };
-        let tally = [proxied, denied, lost].map(|bytes| u64::from_be_bytes(*bytes));
-        let [proxied, denied, lost] = tally;
+        let [proxied, denied, lost] = [proxied, denied, lost].map(|bytes| u64::from_be_bytes(*bytes));
         rest.is_empty().then_some(Self { proxied, denied, lost })
     }
 }
@@ -69,6 +68,14 @@ struct Counted {
 #[derive(Debug, Deserialize)]
 struct Owner {
     flow: Connect,
+}
+
+impl Counted {
+    /// The connects that it tells of. Versions without a ledger noted no time.
+    fn connects(self) -> impl Iterator<Item = Connect> {
+        let of_principal = self.principal.map(|owner| owner.flow);
+        of_principal.into_iter().chain(self.flow).chain(self.flows).filter(|connect| connect.at != 0)
+    }
 }
 
 /// A flow, in records of versions that had a ledger.
@@ -94,19 +101,12 @@ impl Changes {
     ///
     /// # Errors
     /// The store does not work.
-    pub(super) fn add(&mut self, store: &Store, event: &str, body: &[u8]) -> Result<(), StoreError> {
-        let column: fn(&mut Tally) -> &mut u64 = match event {
-            "kernel-side" => return self.begin(store, parse(body).epoch),
-            "session-started" | "cancel-requested" => |tally| &mut tally.proxied,
-            "connection-refused" => |tally| &mut tally.denied,
-            "lost-at-restart" => |tally| &mut tally.lost,
-            _ => return Ok(()),
-        };
-        let Counted { principal, flow, flows, .. } = parse(body);
-        for connect in principal.map(|owner| owner.flow).into_iter().chain(flow).chain(flows) {
-            if connect.at == 0 {
-                continue;
-            }
+    pub(super) fn add(&mut self, store: &Store, frame: &Frame) -> Result<(), StoreError> {
+        if frame.header.kind == Kind::KERNEL_SIDE {
+            return self.begin(store, parse(frame).epoch);
+        }
+        let Some(column) = column(frame.header.kind) else { return Ok(()) };
+        for connect in parse(frame).connects() {
             let row = (connect.ledger, connect.uid);
             let mut tally = match self.rows.get(&row) {
                 Some(tally) => *tally,
@@ -146,9 +146,19 @@ impl Changes {
     }
 }
 
+/// Where the connects of a record count, if it tells what became of some.
+fn column(kind: Kind) -> Option<fn(&mut Tally) -> &mut u64> {
+    match kind {
+        Kind::SESSION_STARTED | Kind::CANCEL_REQUESTED => Some(|tally| &mut tally.proxied),
+        Kind::CONNECTION_REFUSED => Some(|tally| &mut tally.denied),
+        Kind::LOST_AT_RESTART => Some(|tally| &mut tally.lost),
+        _ => None,
+    }
+}
+
 /// The body has the hash that its header carries, so it is what was appended: an event.
-fn parse(body: &[u8]) -> Counted {
-    serde_json::from_slice(body).unwrap_or_default()
+fn parse(frame: &Frame) -> Counted {
+    serde_json::from_slice(frame.body()).unwrap_or_default()
 }
 
 impl Log {
@@ -179,12 +189,10 @@ impl Log {
             if timestamp(frame.header.time) < since || found.len() == flows.len() {
                 break;
             }
-            if !frame.header.kind.tells_of_connects() {
-                continue;
+            if column(frame.header.kind).is_some() {
+                let connects = parse(&frame).connects().map(|connect| (connect.cookie, connect.at));
+                found.extend(connects.filter(|id| wanted.contains(id)));
             }
-            let Counted { principal, flow, flows, .. } = parse(frame.body());
-            let connects = principal.map(|owner| owner.flow).into_iter().chain(flow).chain(flows);
-            found.extend(connects.map(|connect| (connect.cookie, connect.at)).filter(|id| wanted.contains(id)));
         }
         Ok(found)
     }

@@ -40,6 +40,19 @@ const HASHED: usize = 96;
 pub struct Kind(pub u16);
 
 impl Kind {
+    /// A process that had handed the log over has ended.
+    pub const PROCESS_ENDED: Self = Self(8);
+    /// What is in force in the kernel: an epoch begins with it, or goes on.
+    pub const KERNEL_SIDE: Self = Self(9);
+    /// Connects that a proxy had taken when it ended.
+    pub const LOST_AT_RESTART: Self = Self(14);
+    /// A session was admitted.
+    pub const SESSION_STARTED: Self = Self(16);
+    /// A connection was refused.
+    pub const CONNECTION_REFUSED: Self = Self(17);
+    /// A client asked to cancel what another session does.
+    pub const CANCEL_REQUESTED: Self = Self(22);
+
     /// The kind of an event.
     #[must_use]
     pub fn of(event: &Event) -> Self {
@@ -51,30 +64,24 @@ impl Kind {
             Event::NameRestored { .. } => 5,
             Event::OlderConnection { .. } => 6,
             Event::LogHandedOver { .. } => 7,
-            Event::ProcessEnded { .. } => 8,
-            Event::KernelSide { .. } => 9,
+            Event::ProcessEnded { .. } => return Self::PROCESS_ENDED,
+            Event::KernelSide { .. } => return Self::KERNEL_SIDE,
             Event::ProgramsMissing { .. } => 10,
             Event::KernelSideRemoved { .. } => 11,
             Event::KernelLosses { .. } => 12,
             Event::ClockStep { .. } => 13,
-            Event::LostAtRestart { .. } => 14,
+            Event::LostAtRestart { .. } => return Self::LOST_AT_RESTART,
             Event::ConnectsAbandoned { .. } => 15,
-            Event::Coverage { .. } => 32,
-            Event::Unexplained { .. } => 33,
-            Event::SessionStarted(_) => 16,
-            Event::ConnectionRefused { .. } => 17,
+            Event::SessionStarted(_) => return Self::SESSION_STARTED,
+            Event::ConnectionRefused { .. } => return Self::CONNECTION_REFUSED,
             Event::Decided(_) => 18,
             Event::Answer { .. } => 19,
             Event::Finished { .. } => 20,
             Event::SessionEnded { .. } => 21,
-            Event::CancelRequested { .. } => 22,
+            Event::CancelRequested { .. } => return Self::CANCEL_REQUESTED,
+            Event::Coverage { .. } => 32,
+            Event::Unexplained { .. } => 33,
         })
-    }
-
-    /// Whether it tells what became of connects: a session, a refusal, a request to cancel, connects that were lost.
-    #[must_use]
-    pub const fn tells_of_connects(self) -> bool {
-        matches!(self.0, 14 | 16 | 17 | 22)
     }
 
     /// Whether it is about the agent and the host, rather than about a connection.

@@ -174,6 +174,12 @@ impl Log {
         self.elsewhere.write().unwrap_or_else(PoisonError::into_inner).lost.extend(lost);
     }
 
+    /// Sequence of the last record that is on disk for certain.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.journal.condition().durable
+    }
+
     /// How the log is.
     #[must_use]
     pub fn status(&self) -> LogStatus {

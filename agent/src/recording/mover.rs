@@ -206,7 +206,7 @@ impl Shared {
             cursor = Head { sequence: header.sequence, hash: header.hash };
             // The body has the hash that the header carries, so it is what was appended: an event.
             let event: Brief<'_> = serde_json::from_slice(frame.body()).unwrap_or_default();
-            changes.add(&self.store, &event.event, frame.body())?;
+            changes.add(&self.store, frame)?;
             let id = match &event.session {
                 Some(id) => id.clone().into_owned(),
                 None if event.event == "connection-refused" => refused_id(header.time, header.sequence),

@@ -85,7 +85,7 @@ impl Recorder {
     #[must_use]
     pub fn durable(&self) -> Option<u64> {
         match &*self.read() {
-            Place::Here(log) | Place::Leaving(log) => Some(log.status().journal.durable),
+            Place::Here(log) | Place::Leaving(log) => Some(log.durable()),
             Place::There(_) => Some(u64::MAX),
             Place::Nowhere(_) => None,
         }

@@ -143,7 +143,7 @@ pub async fn run(
         Some(_) => coverage::boot_nanoseconds().map_err(std::io::Error::from)?,
         None => before,
     };
-    proxy.ledger.wait_for_predecessors(before);
+    proxy.ledger.begins_at(before);
     tasks.spawn(Arc::clone(&proxy).follow(listeners, tidings));
     tasks.spawn(Arc::clone(&proxy).settle());
     tasks.spawn(Arc::clone(&proxy).keep_watch());

@@ -109,3 +109,37 @@ fn of(key: LedgerKey, row: LedgerRow, open: u64) -> CoverageRow {
     };
     CoverageRow { target: key.target, uid: key.uid, counts: kernel }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, SocketAddr};
+
+    use super::*;
+    use crate::warden::wire::{Answer, MAX_MESSAGE, Response};
+
+    fn length(answer: Answer) -> usize {
+        serde_json::to_vec(&Response { id: u64::MAX, answer }).expect("JSON").len()
+    }
+
+    #[test]
+    fn as_many_as_are_told_at_once_fit_into_a_message() {
+        let row = of(LedgerKey { target: u32::MAX, uid: u32::MAX }, [u64::MAX; COLUMNS as usize], u64::MAX);
+        assert!(length(Answer::Coverage(vec![row; ROWS_AT_ONCE])) <= MAX_MESSAGE);
+        let longest: SocketAddr = (Ipv6Addr::from([0xffff; 8]), u16::MAX).into();
+        let flow = Flow {
+            cookie: u64::MAX,
+            tgid: u32::MAX,
+            generation: u64::MAX,
+            sequence: u64::MAX,
+            uid: u32::MAX,
+            gid: u32::MAX,
+            cgroup: u64::MAX,
+            netns: u64::MAX,
+            destination: longest,
+            target: u32::MAX,
+            ledger: u32::MAX,
+            at: u64::MAX,
+        };
+        assert!(length(Answer::Flows(vec![flow; FLOWS_AT_ONCE])) <= MAX_MESSAGE);
+    }
+}

@@ -304,14 +304,12 @@ impl Session<'_> {
 
     fn answer(&self, request: Request, descriptors: &[OwnedFd]) -> io::Result<()> {
         let send = |answer, descriptors: &[BorrowedFd<'_>]| {
-            match wire::send(self.connection.as_fd(), &Response { id: request.id, answer }, descriptors) {
-                // What a process calls itself and its files can be long; that must not end the connection.
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    let answer = Answer::Refused("the answer is too long".into());
-                    wire::send(self.connection.as_fd(), &Response { id: request.id, answer }, &[])
-                }
-                other => other,
-            }
+            wire::send(self.connection.as_fd(), &Response { id: request.id, answer }, descriptors)
+        };
+        // What a process calls itself and its files can be long, which must not end the connection.
+        let send_or = |answer, instead| match send(answer, &[]) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => send(instead, &[]),
+            sent => sent,
         };
         let capture = &self.shared.capture;
         let done = |result: Result<(), String>| match result {
@@ -336,20 +334,15 @@ impl Session<'_> {
                 self.shared.proxies().before.take_if(|before| Arc::ptr_eq(before, self.connection));
                 send(Answer::Done, &[])
             }
-            Call::Identify => {
-                let answer = match self.identify(descriptors) {
-                    Ok((flow, process)) if wire::fits(&process) => Answer::Identified { flow, process },
-                    Ok((flow, _)) => Answer::Unidentified(Unidentified {
-                        flow: Some(Box::new(flow)),
-                        reason: Reason::Unreadable {
-                            what: "exe, cwd and cmdline".into(),
-                            error: "together they are too long".into(),
-                        },
-                    }),
-                    Err(unidentified) => Answer::Unidentified(unidentified),
-                };
-                send(answer, &[])
-            }
+            Call::Identify => match self.identify(descriptors) {
+                Ok((flow, process)) => {
+                    let (what, error) = ("exe, cwd and cmdline".into(), "together they are too long".into());
+                    let reason = Reason::Unreadable { what, error };
+                    let instead = Unidentified { flow: Some(Box::new(flow.clone())), reason };
+                    send_or(Answer::Identified { flow, process }, Answer::Unidentified(instead))
+                }
+                Err(unidentified) => send(Answer::Unidentified(unidentified), &[]),
+            },
             Call::Mark => send(done(self.mark(descriptors)), &[]),
             Call::Open { path } => match self.open(&path) {
                 Ok(file) => send(Answer::Opened, &[file.as_fd()]),

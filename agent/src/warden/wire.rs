@@ -158,11 +158,6 @@ pub(super) enum Answer {
     Refused(String),
 }
 
-/// Whether what is known of a process fits into an answer, beside the flow.
-pub(super) fn fits(process: &Process) -> bool {
-    serde_json::to_vec(process).is_ok_and(|bytes| bytes.len() + 4096 <= MAX_MESSAGE)
-}
-
 /// Receives one message and its descriptors; `None` at the end of the connection.
 ///
 /// # Errors

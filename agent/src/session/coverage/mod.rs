@@ -36,6 +36,9 @@ use crate::{
 /// How often the ledger is reconciled and recorded.
 const EVERY: Duration = Duration::from_secs(60);
 
+/// How often is looked at what the kernel side has lost, and whether all of it is in force: a few dozen system calls.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// How long records are gathered before their connects are settled together.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -95,16 +98,22 @@ pub struct Ledger {
     /// While processes before this one may deal with connects from before this boot time: connects that they lose are looked for
     /// when they are gone.
     before: Mutex<Option<u64>>,
-    /// Rows as recorded last, and what was wrong with them.
     last: Mutex<Last>,
 }
 
-#[derive(Default)]
+/// The last reconciliation.
 struct Last {
     /// In the order of [`place`].
     rows: Vec<CoverageRow>,
     unexplained: u64,
-    at: Option<Instant>,
+    /// Or the start.
+    at: Instant,
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        Self { rows: Vec::new(), unexplained: 0, at: Instant::now() }
+    }
 }
 
 /// Where a row is among the others.
@@ -119,15 +128,15 @@ impl Ledger {
         InHand { ledger: Arc::clone(self), flow: flow.id(), is_recorded: AtomicBool::new(false) }
     }
 
-    /// Processes before this one deal with connects from before this boot time (nanoseconds).
-    pub(super) fn wait_for_predecessors(&self, before: u64) {
+    /// Processes before this one had all connects from before this boot time (nanoseconds).
+    pub(super) fn begins_at(&self, before: u64) {
         *lock(&self.before) = Some(before);
     }
 
     /// What keeps the agent from enforcing.
     pub(super) fn problem(&self) -> Option<String> {
         let last = lock(&self.last);
-        if last.at.is_some_and(|at| at.elapsed() > OVERDUE) {
+        if last.at.elapsed() > OVERDUE {
             return Some("coverage: connects could not be accounted for lately; the agent's messages tell why".into());
         }
         let unexplained = last.unexplained;
@@ -268,7 +277,7 @@ impl Proxy {
 
     /// Reconciles every minute, and notes what the kernel side has lost and when the clock was set, until the task is dropped.
     pub(super) async fn keep_watch(self: Arc<Self>) {
-        let mut reconciled = tokio::time::Instant::now();
+        let mut reconciled = Instant::now();
         let mut watch = Watch::default();
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -280,10 +289,13 @@ impl Proxy {
             let looked = async {
                 self.look_for_lost().await?;
                 self.watch_clock(&mut watch)?;
-                self.watch_kernel_side(&mut watch).await?;
                 self.name_abandoned().await?;
+                if watch.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+                    watch.looked = Some(Instant::now());
+                    self.watch_kernel_side(&mut watch).await?;
+                }
                 if reconciled.elapsed() >= EVERY {
-                    reconciled = tokio::time::Instant::now();
+                    reconciled = Instant::now();
                     self.reconcile().await?;
                 }
                 Ok::<_, CoverageError>(())
@@ -362,8 +374,7 @@ impl Proxy {
 
         let (changed, is_new) = {
             let mut last = lock(&self.ledger.last);
-            let at = Some(Instant::now());
-            let before = std::mem::replace(&mut *last, Last { rows: rows.clone(), unexplained, at });
+            let before = std::mem::replace(&mut *last, Last { rows: rows.clone(), unexplained, at: Instant::now() });
             let is_known = |row: &CoverageRow| {
                 before.rows.binary_search_by_key(&place(row), place).is_ok_and(|at| before.rows[at] == *row)
             };
@@ -389,7 +400,8 @@ impl Proxy {
     /// as what is true of it at least.
     async fn ledger_rows(self: &Arc<Self>) -> Result<Vec<CoverageRow>, CoverageError> {
         let mut before = self.warden.coverage().await?;
-        for reading in 1.. {
+        let mut reading = 0;
+        loop {
             let tallies = self.of_the_log(Log::tallies).await?;
             let after = self.warden.coverage().await?;
             let joined = join(&after, &tallies);
@@ -402,13 +414,13 @@ impl Proxy {
             if steady {
                 return Ok(joined);
             }
+            reading += 1;
             if reading == READINGS {
                 return Ok(at_least(&before, join(&after, &self.of_the_log(Log::tallies).await?)));
             }
             before = after;
             tokio::time::sleep(PAUSE).await;
         }
-        Ok(before)
     }
 
     fn line(&self, row: CoverageRow) -> CoverageLine {
@@ -429,6 +441,7 @@ impl Proxy {
 /// What was seen at the last look.
 #[derive(Default)]
 struct Watch {
+    looked: Option<Instant>,
     booted: Option<SignedDuration>,
     lost: [u64; 2],
     missing: Vec<String>,

@@ -100,8 +100,9 @@ impl Predecessor {
             match word {
                 Word::Append { kind, durable } => {
                     let kind = Kind(kind);
-                    let answer = match kind.is_of_the_agent() {
-                        true => Err("what the agent itself does is recorded by the process that has the log".into()),
+                    // What the agent itself does, this process records; but that one before the other has ended, the other sees.
+                    let answer = match kind.is_of_the_agent() && kind != Kind::PROCESS_ENDED {
+                        true => Err("a process that has handed the log over records sessions only".into()),
                         false => recorder.append_body(kind, &body, durable).map_err(|error| error.0),
                     };
                     if answer.is_ok() {

@@ -8,7 +8,7 @@ use crate::{
     masking::{self, Cover, Covers, Masked, Unreadable},
     model::{Mode, Style},
     protocol::postgres::{message::Column, sql, value::Rows, view::View},
-    recording::{Event, Failure},
+    recording::{self, Event, Failure},
 };
 
 /// Bytes of an operation's answer that are recorded; the rest is only counted.
@@ -196,13 +196,16 @@ impl Operation {
 
     /// The rows that are not recorded yet.
     pub fn flush(&mut self) -> Option<Event> {
+        let answer = self.unrecorded()?;
+        Some(Event::Answer { session: self.session.to_string(), operation: self.number, answer })
+    }
+
+    fn unrecorded(&mut self) -> Option<recording::Answer> {
         if self.chunk.is_empty() {
             return None;
         }
         self.chunk_bytes = 0;
-        Some(Event::Answer {
-            session: self.session.to_string(),
-            operation: self.number,
+        Some(recording::Answer {
             columns: self.answer.columns.take(),
             rows: std::mem::take(&mut self.chunk),
             truncated: self.truncated,
@@ -226,19 +229,18 @@ impl Operation {
     }
 
     /// It has ended: what is left to record. Nothing, if it had ended before.
-    pub fn finish(&mut self, now: Instant) -> Vec<Event> {
+    pub fn finish(&mut self, now: Instant) -> Option<Event> {
         if std::mem::replace(&mut self.finished, true) {
-            return Vec::new();
+            return None;
         }
-        let mut events: Vec<Event> = self.flush().into_iter().collect();
-        events.push(Event::Finished {
+        Some(Event::Finished {
             session: self.session.to_string(),
             operation: self.number,
             rows: self.counted,
             micros: u64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX),
             tag: Some(std::mem::take(&mut self.tag)).filter(|tag| !tag.is_empty()),
             error: self.failure.take(),
-        });
-        events
+            answer: self.unrecorded(),
+        })
     }
 }

@@ -9,10 +9,12 @@
 
 mod answer;
 mod client;
+mod copying;
 mod deciding;
 mod freshness;
 mod guard;
 mod names;
+mod operation;
 mod pending;
 mod refusal;
 mod server;
@@ -24,6 +26,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 use bytes::{Bytes, BytesMut};
 
 use self::{
+    copying::{Copying, Rest},
     deciding::{Deciding, Rechecking},
     names::{Committed, Stamp},
     pending::{Expect, Pending, Queue},
@@ -152,6 +155,11 @@ pub struct Machine {
     ended: bool,
     /// Nothing has happened since `waiting` was found to have to wait.
     stalled: bool,
+    /// What comes of the client's that has begun to be passed on or dropped.
+    rest: Rest,
+    /// Type of the server's message that has begun to be passed on, and what of it is still to come.
+    server_rest: (u8, usize),
+    copying: Copying,
     steps: VecDeque<Step>,
     queue: Queue,
     committed: Committed,
@@ -188,6 +196,9 @@ impl Machine {
             waiting: None,
             ended: false,
             stalled: false,
+            rest: Rest::default(),
+            server_rest: (0, 0),
+            copying: Copying::Nothing,
             steps: VecDeque::new(),
             queue: Queue::default(),
             committed: Committed::default(),
@@ -217,7 +228,10 @@ impl Machine {
     /// Whether more of the client can be used. While it cannot, its bytes stay in its socket.
     #[must_use]
     pub fn wants_client(&self) -> bool {
-        self.waiting.is_none() && !self.ended && matches!(self.client, Client::Reading | Client::Discarding)
+        self.waiting.is_none()
+            && !self.stalled
+            && !self.ended
+            && matches!(self.client, Client::Reading | Client::Discarding)
     }
 
     /// The client sends nothing more. What it has sent is still carried out and answered, as the server would; a message
@@ -277,13 +291,10 @@ impl Machine {
             return self.close(Close::Agent("a verdict came that was not asked for"));
         };
         match verdict {
-            Ok(permit) => {
-                let operation = permit.operation();
-                match held.release(permit) {
-                    Ok(released) => self.permitted(*deciding, released, operation, epoch, now),
-                    Err(_) => self.close(Close::Agent("a permit came for another operation")),
-                }
-            }
+            Ok(permit) => match held.release(permit) {
+                Ok((released, ongoing)) => self.permitted(*deciding, released, ongoing, epoch, now),
+                Err(_) => self.close(Close::Agent("a permit came for another operation")),
+            },
             Err(denial) => self.refuse(deciding.simple(), &NativeError::denied(&deciding.explain(denial))),
         }
     }
@@ -339,7 +350,11 @@ impl Machine {
         }
         self.changed |= catalogue;
         let ends = simple || matches!(expect, Expect::Sync);
-        let pending = Pending { expect, pipeline: self.pipeline, changes: changes.into(), catalogue };
+        let copies_in = expect.will_copy_in();
+        if copies_in {
+            self.copying = Copying::Awaited;
+        }
+        let pending = Pending { expect, pipeline: self.pipeline, changes: changes.into(), catalogue, copies_in };
         self.queue.0.push_back(pending);
         self.open = !ends;
         if ends {

@@ -1,5 +1,6 @@
 //! The laws that every protocol keeps, over the machine: with a toy database, and with anything at all.
 
+mod copies;
 mod laws;
 mod rig;
 mod toy;

@@ -42,6 +42,10 @@ fn lying(kind: u8, length: i32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn parse(name: &str, sql: &str) -> Vec<u8> {
+    message(b'P', format!("{name}\0{sql}\0\0\0").as_bytes())
+}
+
 /// A packet without a type, as the first of a connection.
 fn packet(code: i32, body: &[u8]) -> Vec<u8> {
     let mut bytes = (body.len() as i32 + 8).to_be_bytes().to_vec();
@@ -151,7 +155,6 @@ pub fn before_ready() -> Vec<Input> {
 /// Inputs for a session that is ready for a query.
 pub fn after_ready() -> Vec<Input> {
     let mut all = Vec::new();
-    let parse = |name: &str, sql: &str| message(b'P', format!("{name}\0{sql}\0\0\0").as_bytes());
     let sync = message(b'S', b"");
     // Every type that the protocol does not give to a client.
     for kind in (0..=255_u8).filter(|kind| !b"QPBDECSHXFpdcf".contains(kind)).step_by(9) {
@@ -269,7 +272,10 @@ fn copies() -> Vec<Input> {
         copy("CopyData of a negative length", lying(b'd', -1, b"1\n")),
         copy("CopyData of more than 1 GiB", lying(b'd', 0x3fff_ffff, b"1\n")),
         copy("CopyData of 1 GiB of which 2 bytes come", lying(b'd', 0x3fff_fffe, b"1\n")),
-        copy("CopyData in the middle of which Terminate comes", [lying(b'd', 100, b"1\n"), message(b'X', b"")].concat()),
+        copy(
+            "CopyData in the middle of which Terminate comes",
+            [lying(b'd', 100, b"1\n"), message(b'X', b"")].concat(),
+        ),
         copy("a Query", [data.clone(), message(b'Q', b"SELECT 1\0")].concat()),
         copy("a Parse", [data.clone(), parse("", "SELECT 1"), sync.clone()].concat()),
         copy("a message of an unknown type", message(b'!', b"")),
@@ -277,7 +283,10 @@ fn copies() -> Vec<Input> {
         copy("CopyFail without a terminator", message(b'f', b"no")),
         copy("10,000 Syncs and the end", [sync.repeat(10_000), done.clone()].concat()),
         copy("100,000 empty CopyDatas", [message(b'd', b"").repeat(100_000), done.clone()].concat()),
-        copy("data that is none, and more of it", [message(b'd', b"none\n"), data.repeat(50_000), done.clone()].concat()),
+        copy(
+            "data that is none, and more of it",
+            [message(b'd', b"none\n"), data.repeat(50_000), done.clone()].concat(),
+        ),
         copy("its end, twice, with data between", [done.clone(), data.clone(), done.clone()].concat()),
         copy("a line of 4 MiB", [message(b'd', &[b'1'; 4 << 20]), done.clone()].concat()),
         input(

@@ -45,6 +45,9 @@ use crate::{
     recording::Event,
 };
 
+/// Places for steps and answers that are kept while there are none.
+const KEPT: usize = 16;
+
 /// What the machine wants done, in this order.
 #[derive(Debug)]
 pub enum Step {
@@ -216,13 +219,13 @@ impl Machine {
     }
 
     /// Takes bytes of the client. Call it only while [`Machine::wants_client`].
-    pub fn push_client(&mut self, bytes: &[u8]) {
-        self.from_client.extend_from_slice(bytes);
+    pub fn push_client(&mut self, bytes: &mut BytesMut) {
+        append(&mut self.from_client, bytes);
     }
 
     /// Takes bytes of the server.
-    pub fn push_server(&mut self, bytes: &[u8]) {
-        self.from_server.extend_from_slice(bytes);
+    pub fn push_server(&mut self, bytes: &mut BytesMut) {
+        append(&mut self.from_server, bytes);
     }
 
     /// Whether more of the client can be used. While it cannot, its bytes stay in its socket.
@@ -254,8 +257,27 @@ impl Machine {
                 return Some(step);
             }
             if matches!(self.client, Client::Ended) || !(self.server_turn(now) || self.client_turn(now)) {
-                return self.steps.pop_front();
+                let step = self.steps.pop_front();
+                if step.is_none() {
+                    self.shrink();
+                }
+                return step;
             }
+        }
+    }
+
+    /// Gives back what is not needed until more bytes come: an idle session shall take little.
+    fn shrink(&mut self) {
+        for buffer in [&mut self.from_client, &mut self.from_server] {
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+        }
+        if self.steps.capacity() > KEPT {
+            self.steps = VecDeque::new();
+        }
+        if self.queue.0.is_empty() && self.queue.0.capacity() > KEPT {
+            self.queue = Queue::default();
         }
     }
 
@@ -374,6 +396,16 @@ impl Machine {
             super::sql::Answer::Unproven(denial) => Some(denial.clone()),
             _ => None,
         })
+    }
+}
+
+/// Moves bytes behind others, without copying where there are none.
+fn append(buffer: &mut BytesMut, bytes: &mut BytesMut) {
+    if buffer.is_empty() {
+        *buffer = std::mem::take(bytes);
+    } else {
+        buffer.extend_from_slice(bytes);
+        bytes.clear();
     }
 }
 

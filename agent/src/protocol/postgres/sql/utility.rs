@@ -199,7 +199,10 @@ impl Walker<'_> {
                 }
             });
             if hidden && !is_from {
-                self.proof.hidden(&format!("in {}", relation.relname), "in COPY");
+                self.proof.refuse(
+                    format!("COPY of the masked columns of {} cannot be masked", relation.relname),
+                    "Name the columns that are not masked, or SELECT them.",
+                );
             }
             let written = self.begin_write(relation, &candidates);
             self.maybe(where_clause.as_deref());

@@ -66,7 +66,7 @@ fn a_sync_that_the_server_has_not_read_is_answered() {
     let mut rig = Rig::new(false);
     rig.send(&[parse("", "copyin"), bind("", ""), execute("")]);
     for message in [copy_data("bad\n"), sync()] {
-        rig.machine.push_client(&message);
+        rig.client(&message);
     }
     rig.settle();
     assert_eq!(rig.heard().0, "12GEZ");
@@ -130,9 +130,9 @@ fn anything_else_while_data_is_taken_ends_the_session() {
 fn data_passes_in_pieces_and_is_never_held() {
     let mut rig = Rig::new(false);
     rig.send(&[query("copyin")]);
-    rig.machine.push_client(&[b'd', 0x3f, 0xff, 0xff, 0xfe]);
+    rig.client(&[b'd', 0x3f, 0xff, 0xff, 0xfe]);
     for _ in 0..1_000 {
-        rig.machine.push_client(&[b'x'; 1_000]);
+        rig.client(&[b'x'; 1_000]);
         assert!(rig.machine.next(Instant::now()).is_some_and(|step| matches!(step, Step::ToServer(_))));
         assert!(rig.machine.next(Instant::now()).is_none());
         assert!(rig.machine.from_client.is_empty());
@@ -148,10 +148,10 @@ fn what_is_not_proven_is_not_copied_out() {
     rig.send(&[query("unproven")]);
     assert_eq!(rig.heard().0, "EZ");
     // A server that copies out where a statement should have answered with rows.
-    rig.machine.push_client(&query("secret"));
+    rig.client(&query("secret"));
     rig.machine.next(Instant::now());
     rig.steps();
-    rig.machine.push_server(&message::write(from_server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
+    rig.server(&message::write(from_server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
     rig.steps();
     assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server("copy")))));
 }

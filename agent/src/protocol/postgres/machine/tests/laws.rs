@@ -106,13 +106,13 @@ proptest! {
     fn splits_make_no_difference(messages in messages(), cuts in proptest::collection::vec(1usize..40, 1..200)) {
         let bytes: Vec<u8> = messages.iter().flatten().copied().collect();
         let mut whole = Rig::new(true);
-        whole.machine.push_client(&bytes);
+        whole.client(&bytes);
         whole.steps();
         let mut pieces = Rig::new(true);
         let mut rest = bytes.as_slice();
         for cut in cuts.iter().cycle() {
             let (piece, more) = rest.split_at((*cut).min(rest.len()));
-            pieces.machine.push_client(piece);
+            pieces.client(piece);
             pieces.steps();
             rest = more;
             if rest.is_empty() {
@@ -125,7 +125,7 @@ proptest! {
         whole.settle();
         while !pieces.server.outgoing.is_empty() {
             for byte in std::mem::take(&mut pieces.server.outgoing) {
-                pieces.machine.push_server(&[byte]);
+                pieces.server(&[byte]);
                 pieces.steps();
             }
         }
@@ -149,7 +149,7 @@ proptest! {
         silent.send(&messages);
         if silent.patience == 0 && matches!(silent.machine.client, Client::Deciding(_)) {
             let before = silent.upstream();
-            silent.machine.push_client(&query("select 2"));
+            silent.client(&query("select 2"));
             silent.settle();
             prop_assert_eq!(silent.upstream(), before);
         }
@@ -177,11 +177,11 @@ proptest! {
     ) {
         let mut rig = Rig::new(true);
         let bytes: Vec<u8> = before.iter().flatten().copied().collect();
-        rig.machine.push_client(&bytes[..cut.min(bytes.len())]);
+        rig.client(&bytes[..cut.min(bytes.len())]);
         rig.steps();
-        rig.machine.push_client(&from_client);
+        rig.client(&from_client);
         rig.steps();
-        rig.machine.push_server(&from_server);
+        rig.server(&from_server);
         rig.steps();
         prop_assert!(rig.machine.from_client.len() <= bytes.len() + from_client.len());
         prop_assert!(rig.machine.from_server.len() <= from_server.len());

@@ -154,6 +154,16 @@ impl Rig {
         }
     }
 
+    /// Bytes of the client come.
+    pub fn client(&mut self, bytes: &[u8]) {
+        self.machine.push_client(&mut BytesMut::from(bytes));
+    }
+
+    /// Bytes of the server come.
+    pub fn server(&mut self, bytes: &[u8]) {
+        self.machine.push_server(&mut BytesMut::from(bytes));
+    }
+
     /// Carries out every step; the server's answers stay with the server.
     pub fn steps(&mut self) {
         while let Some(step) = self.machine.next(self.now) {
@@ -210,14 +220,14 @@ impl Rig {
         self.steps();
         while !self.server.outgoing.is_empty() {
             let bytes = std::mem::take(&mut self.server.outgoing);
-            self.machine.push_server(&bytes);
+            self.server(&bytes);
             self.steps();
         }
     }
 
     pub fn send(&mut self, messages: &[Bytes]) -> &mut Self {
         for message in messages {
-            self.machine.push_client(message);
+            self.client(message);
         }
         self.settle();
         self

@@ -153,7 +153,7 @@ fn finished(
     answer: Option<Answer>,
 ) -> Event {
     let (session, tag) = (session.into(), tag.map(str::to_owned));
-    Event::Finished { session, operation, rows, micros: 1_234, tag, error, answer }
+    Event::Finished { session, operation, rows, copied: None, micros: 1_234, tag, error, answer }
 }
 
 fn ended(session: &str, operations: u64, denied: u64) -> Event {

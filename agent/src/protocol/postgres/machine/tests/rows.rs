@@ -118,3 +118,18 @@ fn nothing_is_kept_of_large_messages() {
     assert_eq!(machine.from_client.capacity() + machine.from_server.capacity(), 0);
     assert!(machine.steps.capacity() <= 64 && machine.queue.0.capacity() <= 64);
 }
+
+#[test]
+fn what_was_shown_of_an_answer_is_recorded_when_the_session_ends_within_it() {
+    let mut rig = asked(false, "select 1");
+    rig.server(&description(0, 0));
+    rig.server(&row(b"seen"));
+    rig.steps();
+    let ended = rig.machine.abandon(Instant::now());
+    let [Event::Finished { rows: 1, error: Some(failure), answer: Some(answer), .. }] = ended.as_slice() else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(failure.code, "08006");
+    assert_eq!(answer.rows[0].shown(), &[Some("seen".to_owned())]);
+    assert!(rig.machine.abandon(Instant::now()).is_empty());
+}

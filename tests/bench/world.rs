@@ -217,8 +217,8 @@ fn client(address: IpAddr, port: u16) -> Cmd {
 /// A client of the server's library that knows where to connect.
 fn login(client: Cmd, address: IpAddr, port: u16) -> Cmd {
     client
-        .env("PGHOST", &address.to_string())
-        .env("PGPORT", &port.to_string())
+        .env("PGHOST", address.to_string())
+        .env("PGPORT", port.to_string())
         .env("PGUSER", USER)
         .env("PGPASSWORD", PASSWORD)
         .env("PGSSLMODE", "disable")

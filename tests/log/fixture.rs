@@ -20,7 +20,7 @@ use agent::{
         Action, Executable, Fate, Flow, Holder, Mode, Older, Principal, Process, Request, Resource, Silent,
         Surroundings,
     },
-    recording::{Answer, Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
+    recording::{AnswerPart, Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
 };
 use agent_tests::{Outcome, TempDir};
 
@@ -97,14 +97,14 @@ pub fn fill(log: &dyn Append) -> Outcome {
     add(&Event::Answer {
         session: "s1".into(),
         operation: 1,
-        answer: Answer {
+        answer: AnswerPart {
             columns: Some(vec!["id".into(), "name".into(), "ssn".into()]),
             rows: vec![without_values(vec![Some("1".into()), Some("First".into()), Some("*******6789".into())])],
             truncated: false,
         },
     })?;
     let rows = vec![without_values(vec![Some("2".into()), None, Some("*******4321".into())])];
-    let rest = Answer { columns: None, rows, truncated: false };
+    let rest = AnswerPart { columns: None, rows, truncated: false };
     add(&finished("s1", 1, 2, Some("SELECT 2"), None, Some(rest)))?;
     let reason = "DELETE and UPDATE need a WHERE clause here.";
     add(&decided("s1", 2, "DELETE FROM orders", "deny", Some(reason)))?;
@@ -150,7 +150,7 @@ fn finished(
     rows: u64,
     tag: Option<&str>,
     error: Option<Failure>,
-    answer: Option<Answer>,
+    answer: Option<AnswerPart>,
 ) -> Event {
     let (session, tag) = (session.into(), tag.map(str::to_owned));
     Event::Finished { session, operation, rows, copied: None, micros: 1_234, tag, error, answer }

@@ -195,7 +195,7 @@ pub enum Event {
         operation: u64,
         /// The part.
         #[serde(flatten)]
-        answer: Answer,
+        answer: AnswerPart,
     },
     /// An operation ended.
     Finished {
@@ -216,7 +216,7 @@ pub enum Event {
         error: Option<Failure>,
         /// What of the answer no [`Event::Answer`] has, as there: most answers are short, and need no record of their own.
         #[serde(skip_serializing_if = "Option::is_none")]
-        answer: Option<Answer>,
+        answer: Option<AnswerPart>,
     },
     /// A session ended.
     SessionEnded {
@@ -292,7 +292,7 @@ fn requests<S: Serializer>(action: &Action, serializer: S) -> Result<S::Ok, S::E
 
 /// Part of an answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Answer {
+pub struct AnswerPart {
     /// Names of the columns; only in the first part of an answer.
     pub columns: Option<Vec<String>>,
     /// Rows of values in text form; `None` is NULL.

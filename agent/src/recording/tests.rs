@@ -51,7 +51,7 @@ fn answer(session: &str, rows: usize, width: usize) -> Event {
     Event::Answer {
         session: session.into(),
         operation: 1,
-        answer: Answer { columns: Some(vec!["c".into()]), rows: vec![row; rows], truncated: false },
+        answer: AnswerPart { columns: Some(vec!["c".into()]), rows: vec![row; rows], truncated: false },
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
         value::Rows,
         view::View,
     },
-    recording::{self, Event, Failure},
+    recording::{AnswerPart, Event, Failure},
 };
 
 /// Bytes of an operation's answer that are recorded; the rest is only counted.
@@ -303,12 +303,12 @@ impl Operation {
         self.unrecorded().map(|answer| Event::Answer { session, operation, answer })
     }
 
-    fn unrecorded(&mut self) -> Option<recording::Answer> {
+    fn unrecorded(&mut self) -> Option<AnswerPart> {
         if self.chunk.is_empty() {
             return None;
         }
         self.chunk_bytes = 0;
-        Some(recording::Answer {
+        Some(AnswerPart {
             columns: self.answer.columns.take(),
             rows: std::mem::take(&mut self.chunk),
             truncated: self.truncated,
@@ -349,7 +349,7 @@ impl Operation {
         }
         let mut answer = self.unrecorded();
         if answer.is_none() && self.truncated && self.recorded > 0 {
-            answer = Some(recording::Answer { columns: None, rows: Vec::new(), truncated: true });
+            answer = Some(AnswerPart { columns: None, rows: Vec::new(), truncated: true });
         }
         Some(Event::Finished {
             session: self.session.to_string(),

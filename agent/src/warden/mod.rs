@@ -6,6 +6,7 @@
 //! *Invariant:* only here is `aya` used, and only here are privileges.
 
 mod access;
+mod by_name;
 mod capture;
 mod child;
 mod client;

@@ -189,10 +189,10 @@ mod tests {
             ([0o700, 0o777], true, true),
             ([0o750, 0o770], true, false),
         ] {
-            assert_eq!(closed(modes, &[STRANGER]), stranger, "{modes:o?}");
-            assert_eq!(closed(modes, &[group]), of_the_group, "{modes:o?}");
-            assert_eq!(closed(modes, &[STRANGER, group]), of_the_group, "{modes:o?}");
-            assert!(!closed(modes, &[owner]) && !closed(modes, &[STRANGER, owner]), "{modes:o?}");
+            assert_eq!(closed(modes, &[STRANGER]), stranger, "{modes:?}");
+            assert_eq!(closed(modes, &[group]), of_the_group, "{modes:?}");
+            assert_eq!(closed(modes, &[STRANGER, group]), of_the_group, "{modes:?}");
+            assert!(!closed(modes, &[owner]) && !closed(modes, &[STRANGER, owner]), "{modes:?}");
         }
     }
 

@@ -424,8 +424,8 @@ fn succeeded(host: &mut Host) {
     // For sessions that it keeps, and what is on its way to it.
     first.block(first.warden.open(&host.named_file())).expect("the configuration names it");
     first.block(first.warden.mark(host::tcp_socket().as_fd())).expect("marked");
-    let client = Client::start(UID).ask(&format!("connect4 {}", host.v4));
-    assert!(client.starts_with("connected"), "{client}");
+    let mut client = Client::start(UID);
+    assert_eq!(client.ask(&format!("connect4 {}", host.v4)), format!("connected to {}", host.v4));
     first.identify(&second.accept(host.v4)).expect("identified");
     first.block(first.warden.let_go()).expect("the listeners are closed");
     second.block(second.warden.settle(&[flow])).expect("the second one's own");

@@ -32,6 +32,14 @@ impl Machine {
         if !matches!(self.client, Client::Reading | Client::Discarding) || self.stalled {
             return false;
         }
+        match self.client_data() {
+            Ok(None) => {}
+            Ok(Some(moved)) => return moved,
+            Err(fault) => {
+                self.broken(&fault.to_string());
+                return true;
+            }
+        }
         let waited = self.waiting.is_some();
         let frame = match self.waiting.take() {
             Some(frame) => frame,
@@ -70,11 +78,15 @@ impl Machine {
         self.stalled = true;
     }
 
-    fn broken(&mut self, what: &str) {
+    pub(super) fn broken(&mut self, what: &str) {
         self.end(&NativeError::fatal(error::PROTOCOL_VIOLATION, what), Close::Client("the client broke the protocol"));
     }
 
     fn client_message(&mut self, frame: Frame, now: Instant) -> Result<Outcome, frame::Malformed> {
+        let frame = match self.while_copying(frame) {
+            Ok(outcome) => return Ok(outcome),
+            Err(frame) => frame,
+        };
         if frame.kind == from_client::TERMINATE {
             // The server reads it only once it has answered what came before.
             if self.queue.owes_ready() {
@@ -122,13 +134,7 @@ impl Machine {
                     Deciding::Call,
                 ))
             }
-            // Copying is refused, so these are left over from it; the server drops them too. What is only observed passes.
-            _ => {
-                if self.observes() {
-                    self.housekeeping(frame.bytes);
-                }
-                Ok(Outcome::Done)
-            }
+            _ => Err(frame::Malformed),
         }
     }
 
@@ -146,12 +152,16 @@ impl Machine {
 
     /// `Query`: all its statements are decided before any goes.
     fn query(&mut self, frame: Frame, now: Instant) -> Result<Outcome, frame::Malformed> {
-        let Some(text) = self.decode(message::query(frame.body())?) else {
-            return Ok(self.unreadable(frame, Deciding::Query { understood: None }));
-        };
-        let (frame, understood) = match self.comprehend(frame, &text, now) {
-            Ok(comprehended) => comprehended,
-            Err(outcome) => return Ok(outcome),
+        let text = message::query(frame.body())?;
+        let (frame, understood) = match self.text(text) {
+            Ok(text) => match self.comprehend(frame, &text, now) {
+                Ok(comprehended) => comprehended,
+                Err(outcome) => return Ok(outcome),
+            },
+            Err(why) => {
+                let understood = self.unreadable(text, why);
+                (frame, understood)
+            }
         };
         let statement = Arc::clone(&understood.statement);
         let ask = match self.objection(&statement) {
@@ -170,20 +180,25 @@ impl Machine {
             return Ok(Outcome::Done);
         }
         let types = parse.types;
-        let Some(text) = self.decode(parse.text) else {
-            let prepared = prepared(Source::Unreadable, types, self.incomprehensible());
-            return Ok(self.unreadable(frame, Deciding::Parse { name, prepared }));
-        };
-        let (frame, understood) = match self.comprehend(frame, &text, now) {
-            Ok(comprehended) => comprehended,
-            Err(outcome) => return Ok(outcome),
+        let (frame, understood, source) = match self.text(parse.text) {
+            Ok(text) => match self.comprehend(frame, &text, now) {
+                Ok((frame, understood)) => {
+                    let source = Source::Parse(Arc::clone(&understood.text));
+                    (frame, understood, source)
+                }
+                Err(outcome) => return Ok(outcome),
+            },
+            Err(why) => {
+                let understood = self.unreadable(parse.text, why);
+                (frame, understood, Source::Unreadable(why))
+            }
         };
         let statement = Arc::clone(&understood.statement);
         let ask = match self.objection(&statement) {
             Some(denial) => Ask::Refuse(denial),
             None => Ask::Foresee(Self::unproven(&statement)),
         };
-        let prepared = prepared(Source::Parse(Arc::clone(&understood.text)), types, understood);
+        let prepared = prepared(source, types, understood);
         let subject = (statement.action.clone(), statement.text.clone());
         Ok(self.ask(ask, subject, Vec::new(), frame.bytes, Deciding::Parse { name, prepared }))
     }
@@ -292,6 +307,15 @@ impl Machine {
         self.housekeeping(frame.bytes);
         self.expect(Expect::Close, vec![vec![change]], false);
         Ok(Outcome::Done)
+    }
+
+    /// The SQL of these bytes, if the server reads it as we do; else why not.
+    fn text(&self, bytes: &[u8]) -> Result<String, &'static str> {
+        if !self.start.conforming && bytes.contains(&b'\\') {
+            // Without one, a text means the same whatever the setting.
+            return Err("it holds a backslash while standard_conforming_strings is off");
+        }
+        self.decode(bytes).ok_or("its characters cannot be read; use client_encoding UTF8")
     }
 
     /// The text of these bytes, if the server understands them as we do.

@@ -6,17 +6,18 @@
 mod client;
 mod host;
 mod older;
+mod succeeded;
 mod unserved;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd as _, OwnedFd},
     process::ExitCode,
 };
 
 use agent::{
     model::{Gone, Liveness as _},
-    warden::{AskError, Reason},
+    warden::Reason,
 };
 use agent_tests::turn::Turn;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -54,7 +55,7 @@ const CASES: &[Case] = &[
     ("a warden that is killed leaves the host closed; the next one adopts the pins", killed),
     ("an unprivileged proxy can look at the process map", unprivileged),
     ("a hostile proxy gets no file, no mark and no rest", hostile),
-    ("a proxy in whose place another listens gets what its sessions need, and no more", succeeded),
+    ("a proxy in whose place another listens gets what its sessions need, and no more", succeeded::refused),
     ("names are protected live, and only at their own ports", named),
     (
         "a connection to an address that becomes protected is ended, and the agent's own is not",
@@ -400,35 +401,6 @@ fn hostile(host: &mut Host) {
         host.say_to_warden(nonsense);
     }
     assert!(host.counter(&host.proxy(), "redirected") > 0);
-}
-
-/// The first may have been under way when the second came; what changes something is told that one, once.
-fn succeeded(host: &mut Host) {
-    let first = host.proxy();
-    let address = [IpAddr::from([192, 0, 2, 91])];
-    first.block(first.warden.protect(3, 0, &address)).expect("its own, until another comes");
-    let second = host.proxy();
-    let refused =
-        |outcome: Result<(), AskError>| matches!(outcome, Err(AskError::Refused(why)) if why.contains("in this one's"));
-    assert!(refused(first.block(first.warden.counters()).map(drop)));
-    assert!(second.overstepped.lock().expect("nobody panics with it").is_empty());
-    assert!(refused(first.block(first.warden.protect(3, 0, &[IpAddr::from([192, 0, 2, 92])]))));
-    let flow = (1, 1);
-    assert!(refused(first.block(first.warden.settle(&[flow]))));
-    assert!(refused(first.block(first.warden.self_test()).map(drop)));
-    assert!(refused(first.block(first.warden.abandoned()).map(drop)));
-    assert!(refused(first.block(first.warden.prepare())));
-    assert!(refused(first.block(first.warden.listen()).map(drop)));
-    host::wait_for("it is told", || !second.overstepped.lock().expect("nobody panics with it").is_empty());
-    assert_eq!(*second.overstepped.lock().expect("nobody panics with it"), ["protect"]);
-    // For sessions that it keeps, and what is on its way to it.
-    first.block(first.warden.open(&host.named_file())).expect("the configuration names it");
-    first.block(first.warden.mark(host::tcp_socket().as_fd())).expect("marked");
-    let mut client = Client::start(UID);
-    assert_eq!(client.ask(&format!("connect4 {}", host.v4)), format!("connected to {}", host.v4));
-    first.identify(&second.accept(host.v4)).expect("identified");
-    first.block(first.warden.let_go()).expect("the listeners are closed");
-    second.block(second.warden.settle(&[flow])).expect("the second one's own");
 }
 
 fn named(host: &mut Host) {

@@ -47,10 +47,6 @@ use crate::{
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("POSTERN_BPF_OBJECT"));
 
-/// What is left open of a Unix socket that is known by name.
-const BY_NAME_ONLY: &str = "this kernel refuses only its name, in any directory: a link of another name, its descriptor and \
-                            another root directory lead to it; no user in scope should have the permission to write to it";
-
 /// The kernel side at work. It stays at work when this is dropped.
 pub(super) struct Capture {
     listeners: Mutex<Listeners>,
@@ -315,16 +311,7 @@ impl Capture {
     /// The listed Unix sockets that somebody in scope can connect to: for each its target, and why.
     pub(super) fn open_sockets(&self) -> Vec<(u32, String)> {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut open = sockets.look();
-        let why = match sockets.known() {
-            Known::ByPlace => return open,
-            Known::ByName => BY_NAME_ONLY,
-            Known::Not => "this kernel does not refuse connections to it",
-        };
-        let keeps_out = |path: &Path| self.users.as_ref().is_some_and(|users| access::is_closed_to(path, users));
-        let left = sockets.listed().filter(|(_, path)| !keeps_out(path));
-        open.extend(left.map(|(target, path)| (target, format!("{}: {why}", path.display()))));
-        open
+        sockets.open(|path| self.users.as_ref().is_some_and(|users| access::is_closed_to(path, users)))
     }
 
     /// Protects the self-test's socket, none once it is over. Gives how it is known.

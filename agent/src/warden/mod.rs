@@ -12,6 +12,7 @@ mod child;
 mod client;
 mod destinations;
 mod diag;
+mod door;
 mod examine;
 mod features;
 mod filters;

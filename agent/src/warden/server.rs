@@ -7,12 +7,12 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, OpenOptions, Permissions},
+    fs::{self, OpenOptions},
     io,
     net::TcpListener,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+        unix::fs::OpenOptionsExt as _,
     },
     path::{Path, PathBuf},
     sync::{
@@ -24,10 +24,7 @@ use std::{
 
 use agent_common::{LANES, LedgerKey};
 use nix::sys::{
-    socket::{
-        AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, listen, setsockopt, shutdown,
-        socket, sockopt,
-    },
+    socket::{Shutdown, SockFlag, accept4, setsockopt, shutdown, sockopt},
     time::TimeVal,
 };
 use tracing::{debug, info, warn};
@@ -35,7 +32,7 @@ use tracing::{debug, info, warn};
 use super::{
     Reason, Unidentified,
     capture::Capture,
-    flow,
+    door, flow,
     host::AgentUser,
     listen::{Bound, Pairs},
     namespaces::Namespaces,
@@ -44,7 +41,7 @@ use super::{
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
 };
 use crate::{
-    config::{Config, CredentialSource, Intercept},
+    config::{Config, Intercept},
     model::{Flow, Process, Surroundings},
 };
 
@@ -114,12 +111,12 @@ impl Server {
         netns: u64,
     ) -> io::Result<Self> {
         let path = config.agent.runtime_dir.join(SOCKET);
-        let listener = Arc::new(listen_for_proxy(&path, user)?);
+        let listener = Arc::new(door::listen(&path, user)?);
         let shared = Arc::new(Shared {
             capture,
             namespaces,
             netns,
-            files: files(config),
+            files: door::files(config),
             targets: config.targets.len(),
             user,
             intercept: config.intercept.clone(),
@@ -156,33 +153,6 @@ impl Drop for Server {
         }
         let _ = fs::remove_file(&self.path);
     }
-}
-
-/// Files that the configuration names and the proxy needs but may not be able to read.
-fn files(config: &Config) -> BTreeSet<PathBuf> {
-    let mut files = BTreeSet::new();
-    for target in &config.targets {
-        files.extend(target.tls.ca.clone());
-        files.extend(target.serve.iter().flat_map(|serve| [serve.cert.clone(), serve.key.clone()]));
-        if let CredentialSource::Agent(credentials) = &target.credential {
-            files.extend(credentials.iter().filter_map(|credential| credential.password_file.clone()));
-        }
-    }
-    files
-}
-
-fn listen_for_proxy(path: &Path, user: AgentUser) -> io::Result<OwnedFd> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    bind(raw(&listener), &UnixAddr::new(path)?)?;
-    // Nobody can connect before `listen`, and nobody but root can replace the name in this directory.
-    fs::set_permissions(path, Permissions::from_mode(0o660))?;
-    chown(path, Some(0), Some(user.gid.as_raw()))?;
-    listen(&listener, Backlog::new(8)?)?;
-    Ok(listener)
 }
 
 impl Shared {

@@ -31,6 +31,10 @@ use crate::{config::Target, model::Mode};
 /// The map; borrowed where it is tried.
 pub(super) type Places<T = MapData> = HashMap<T, Plain<SocketPlace>, Plain<Destination>>;
 
+/// What is left open of one that is known by name.
+const BY_NAME_ONLY: &str = "this kernel refuses only its name, in any directory: a link of another name, its descriptor and \
+                            another root directory lead to it; no user in scope should have the permission to write to it";
+
 /// How the kernel side knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
@@ -116,6 +120,20 @@ impl Sockets {
         lost
     }
 
+    /// Looks where the sockets are now. Gives those that somebody in scope can connect to, whom not even permissions keep out, with
+    /// the target and the reason.
+    pub(super) fn open(&mut self, is_closed: impl Fn(&Path) -> bool) -> Vec<(u32, String)> {
+        let mut open = self.look();
+        let why = match self.known {
+            Known::ByPlace => return open,
+            Known::ByName => BY_NAME_ONLY,
+            Known::Not => "this kernel does not refuse connections to it",
+        };
+        let left = self.wanted.iter().filter(|(path, _)| !is_closed(path));
+        open.extend(left.map(|(path, destination)| (destination.target, format!("{}: {why}", path.display()))));
+        open
+    }
+
     /// Protects the self-test's socket; none once it is over. Gives what [`Sockets::look`] gives.
     pub(super) fn protect_canary(&mut self, path: Option<PathBuf>) -> Vec<(u32, String)> {
         self.canary = path;
@@ -125,11 +143,6 @@ impl Sockets {
     /// How they are known.
     pub(super) fn known(&self) -> Known {
         self.known
-    }
-
-    /// The paths, with their targets.
-    pub(super) fn listed(&self) -> impl Iterator<Item = (u32, &Path)> {
-        self.wanted.iter().map(|(path, destination)| (destination.target, path.as_path()))
     }
 }
 

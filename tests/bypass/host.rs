@@ -50,6 +50,11 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whether the target's Unix socket is refused where nothing or only its name is called for: what the status says.
+    pub fn refuses_by_name(&self) -> bool {
+        self.open.as_ref().is_none_or(|why| why.contains("refuses only its name"))
+    }
+
     /// No agent yet; only the watchdog.
     pub fn new() -> Outcome<Self> {
         let failed = |error: std::io::Error| format!("a directory: {error}");

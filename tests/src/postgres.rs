@@ -17,8 +17,22 @@ use crate::{Authority, Cmd, Outcome, TempDir, free_port, undo::Guarded, users, w
 /// Where Debian keeps the server's programs.
 pub const BIN: &str = "/usr/lib/postgresql/15/bin";
 
+/// Its version.
+const DEBIAN: u32 = 15;
+
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the server's programs of another version are, as `cargo xtask setup` installed them.
+fn programs(version: u32) -> Outcome<PathBuf> {
+    if version == DEBIAN {
+        return Ok(BIN.into());
+    }
+    let this = std::env::current_exe().map_err(|error| error.to_string())?;
+    let name = format!("tools/postgresql-{version}/bin");
+    let found = this.ancestors().find_map(|dir| dir.join(&name).canonicalize().ok());
+    found.ok_or_else(|| format!("PostgreSQL {version} is missing: cargo xtask setup"))
+}
 
 /// How the server asks for a password over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +61,7 @@ impl Auth {
 /// What a server shall be like.
 #[derive(Debug)]
 pub struct PostgresBuilder {
+    version: u32,
     listen: Vec<IpAddr>,
     auth: Auth,
     tls: Option<(Authority, Vec<String>)>,
@@ -56,6 +71,13 @@ pub struct PostgresBuilder {
 }
 
 impl PostgresBuilder {
+    /// Is of this major version: 12, 15 or 18. Default: 15.
+    #[must_use]
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+
     /// Listens at these addresses, all with the same port. Default: `127.0.0.1` and `::1`.
     #[must_use]
     pub fn listen(mut self, addresses: &[IpAddr]) -> Self {
@@ -112,7 +134,8 @@ impl PostgresBuilder {
         let io = |error: io::Error| format!("{}: {error}", dir.path().display());
         let sockets = dir.dir("sockets", 0o700, uid, gid).map_err(io)?;
         let data = dir.dir("data", 0o700, uid, gid).map_err(io)?;
-        Cmd::new(format!("{BIN}/initdb"))
+        let programs = programs(self.version)?;
+        Cmd::new(programs.join("initdb"))
             .args([
                 "--no-sync",
                 "--auth=trust",
@@ -141,8 +164,8 @@ impl PostgresBuilder {
         let port = free_port(&self.listen)?;
         let conf = self.conf(port, &sockets, certificate.as_ref());
         dir.write("data/postgresql.conf", conf, 0o644).map_err(io)?;
-        let process = serve(&dir, uid, gid).map_err(io)?;
-        let mut server = Postgres { process, dir, sockets, listen: self.listen, port, certificate, uid, gid };
+        let process = serve(&programs, &dir, uid, gid).map_err(io)?;
+        let mut server = Postgres { programs, process, dir, sockets, listen: self.listen, port, certificate, uid, gid };
         server.await_ready()?;
         if self.auth == Auth::Md5 {
             server.sql("postgres", "ALTER SYSTEM SET password_encryption = 'md5'; ")?;
@@ -193,9 +216,9 @@ impl PostgresBuilder {
     }
 }
 
-fn serve(dir: &TempDir, uid: u32, gid: u32) -> io::Result<Guarded> {
+fn serve(programs: &Path, dir: &TempDir, uid: u32, gid: u32) -> io::Result<Guarded> {
     let log = File::options().create(true).append(true).open(dir.join("log"))?;
-    let mut command = Command::new(format!("{BIN}/postgres"));
+    let mut command = Command::new(programs.join("postgres"));
     command.arg("-D").arg(dir.join("data")).env_clear().env("LANG", "C.UTF-8").current_dir("/");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).uid(uid).gid(gid);
     Guarded::spawn(&mut command)
@@ -206,6 +229,7 @@ fn serve(dir: &TempDir, uid: u32, gid: u32) -> io::Result<Guarded> {
 /// It writes every statement into its [`log`](Self::log), each line after pid and SQLSTATE.
 #[derive(Debug)]
 pub struct Postgres {
+    programs: PathBuf,
     process: Guarded,
     dir: TempDir,
     sockets: PathBuf,
@@ -221,6 +245,7 @@ impl Postgres {
     #[must_use]
     pub fn builder() -> PostgresBuilder {
         PostgresBuilder {
+            version: DEBIAN,
             listen: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             auth: Auth::Scram,
             tls: None,
@@ -297,7 +322,7 @@ impl Postgres {
     /// It did not answer in time.
     pub fn start_again(&mut self) -> Outcome {
         self.stop();
-        self.process = serve(&self.dir, self.uid, self.gid).map_err(|error| error.to_string())?;
+        self.process = serve(&self.programs, &self.dir, self.uid, self.gid).map_err(|error| error.to_string())?;
         self.await_ready()
     }
 

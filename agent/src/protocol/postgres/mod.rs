@@ -1,4 +1,4 @@
-//! PostgreSQL, protocol 3.0: one connection, top to bottom, is [`serve`].
+//! PostgreSQL, protocol 3.0 and 3.2: one connection, top to bottom, is [`serve`].
 //!
 //! *Invariant:* nothing of a client's reaches the server but through the machine and the gate.
 
@@ -90,7 +90,7 @@ async fn session(socket: TcpStream, connection: Connection) {
                 protocol: connection.target.protocol.clone(),
                 target: connection.target.name.clone(),
                 destination: connection.destination,
-                body: key.body().to_vec(),
+                body: key.body(),
             };
             if !aside(&request).await {
                 connection.host.elsewhere(request);
@@ -129,7 +129,7 @@ async fn begin(
     permit_settings(&mut gate, startup, &reading)?;
 
     let (upstream, user) = log_in(connection, &admission, startup, client).await?;
-    let Upstream { mut server, greetings, key, encoding, server_is_utf8 } = upstream;
+    let Upstream { mut server, minor, greetings, key, encoding, server_is_utf8 } = upstream;
     let shared = Shared::of(&reading.target, connection.destination, &reading.database);
     let mut asides = Vec::new();
     let snapshot = shared.young(&mut server, &admission, &mut asides).await?;
@@ -137,7 +137,7 @@ async fn begin(
     let rules = connection.target.columns.clone();
     let view = Database::new(&shared, snapshot, &rules, reading.clone(), &mut gate).map_err(DatabaseError::from)?;
     let issued = match key {
-        Some(key) => Some(Issued::new(connection, &admission, key)?),
+        Some(key) => Some(Issued::new(connection, &admission, key, minor)?),
         None => None,
     };
 
@@ -166,7 +166,7 @@ async fn begin(
         server_is_utf8,
         key: Arc::clone(&connection.masking_key),
     });
-    welcome(client, startup, issued.as_ref().map(Issued::key));
+    welcome(client, startup, minor, issued.as_ref().map(Issued::key));
     let taken = shared.newest().map_or_else(Instant::now, |(taken, _)| taken);
     let mut session = Session { gate, admission, machine, server, view, shared, taken, rules, reading };
     session.show(greetings.into_iter().chain(asides));
@@ -211,8 +211,8 @@ async fn log_in(
 }
 
 /// Lets the client in: it is not asked for a password, since the kernel has said who it is.
-fn welcome(client: &mut Client, startup: &Startup, key: Option<CancelKey>) {
-    if let Some(negotiation) = startup.negotiation() {
+fn welcome(client: &mut Client, startup: &Startup, minor: u16, key: Option<&CancelKey>) {
+    if let Some(negotiation) = startup.negotiation(minor) {
         client.send(&negotiation);
     }
     client.send(&without_values(message::write(server::AUTHENTICATION, |body| body.put_u32(0))));

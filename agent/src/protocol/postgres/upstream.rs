@@ -17,7 +17,7 @@ use super::{
     error::{self, NativeError},
     frame::{Fields, Frame, Malformed, client, server},
     message::{self, error_fields, parameter_status, put_string},
-    startup::{CancelKey, Startup, ssl_request},
+    startup::{CancelKey, SHORT_SECRET, Startup, negotiated, ssl_request},
     view::Encoding,
     wire::{Client, Server, WireError},
 };
@@ -157,6 +157,8 @@ impl UpstreamError {
 pub struct Upstream {
     /// The connection.
     pub server: Server,
+    /// Minor version of protocol 3 that it speaks.
+    pub minor: u16,
     /// `ParameterStatus` and `NoticeResponse` messages of the login, in order.
     pub greetings: Vec<Frame>,
     /// The server's own cancel key, if it gave one.
@@ -215,15 +217,17 @@ pub async fn login(
     login: &Login,
 ) -> Result<Upstream, UpstreamError> {
     server.send(&admission.housekeeping(startup.upstream(&login.user)));
+    let mut minor = startup.upstream_minor();
     let mut authentication = Authentication { login, tls: server.tls().is_some(), scram: None, proven: true };
     for _ in 0..LOGIN_MESSAGES {
         let frame = server.receive().await?;
         match frame.kind {
             server::AUTHENTICATION => match authentication.answer(frame.body())? {
                 Some(Answer::Send(bytes)) => server.send(&admission.housekeeping(bytes)),
-                Some(Answer::Done) => return ready(server).await,
+                Some(Answer::Done) => return ready(server, minor).await,
                 None => {}
             },
+            server::NEGOTIATE_PROTOCOL_VERSION => minor = negotiated(frame.body(), minor)?,
             server::ERROR_RESPONSE => return Err(refusal(&frame)),
             server::NOTICE_RESPONSE => {}
             _ => return Err(UpstreamError::Protocol),
@@ -243,11 +247,12 @@ pub async fn relay_login(
     client: &mut Client,
 ) -> Result<Upstream, UpstreamError> {
     server.send(&admission.housekeeping(startup.upstream(&startup.user)));
+    let mut minor = startup.upstream_minor();
     for _ in 0..LOGIN_MESSAGES {
         let frame = server.receive().await?;
         match frame.kind {
             server::AUTHENTICATION => match Fields::new(frame.body()).unsigned()? {
-                0 => return ready(server).await,
+                0 => return ready(server, minor).await,
                 // The last word of SASL is the server's.
                 12 => client.send(&without_values(frame.bytes)),
                 method => {
@@ -257,6 +262,7 @@ pub async fn relay_login(
                     server.send(&admission.housekeeping(client.password().await?.bytes));
                 }
             },
+            server::NEGOTIATE_PROTOCOL_VERSION => minor = negotiated(frame.body(), minor)?,
             // The credential is the client's own, so the server's words about it are for the client.
             server::ERROR_RESPONSE => return Err(session_refused(&frame)),
             server::NOTICE_RESPONSE => {}
@@ -288,7 +294,7 @@ fn without_channel_binding(frame: &Frame) -> Result<Bytes, Malformed> {
 ///
 /// # Errors
 /// [`UpstreamError`]
-pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
+pub async fn ready(mut server: Server, minor: u16) -> Result<Upstream, UpstreamError> {
     let mut greetings = Vec::new();
     let (mut key, mut encoding, mut server_is_utf8) = (None, Encoding::Ascii, false);
     for _ in 0..LOGIN_MESSAGES {
@@ -308,9 +314,12 @@ pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
                 greetings.push(frame);
             }
             server::NOTICE_RESPONSE => greetings.push(frame),
-            server::BACKEND_KEY_DATA => key = Some(CancelKey::read(frame.body())?),
+            server::BACKEND_KEY_DATA => match CancelKey::read(frame.body())? {
+                long if minor < 2 && long.secret.len() != SHORT_SECRET => return Err(UpstreamError::Protocol),
+                read => key = Some(read),
+            },
             server::READY_FOR_QUERY if frame.body() == b"I" => {
-                return Ok(Upstream { server, greetings, key, encoding, server_is_utf8 });
+                return Ok(Upstream { server, minor, greetings, key, encoding, server_is_utf8 });
             }
             server::ERROR_RESPONSE => return Err(refusal(&frame)),
             _ => return Err(UpstreamError::Protocol),

@@ -57,10 +57,49 @@ fn what_is_not_supported_is_refused() {
 }
 
 #[test]
-fn newer_clients_are_brought_down_to_3_0() {
+fn newer_clients_are_told_what_is_spoken() {
     let startup = read(2, &[("user", "a"), ("_pq_.x", "1")]).expect("good");
-    let answer = startup.negotiation().expect("one").into_shown();
-    assert_eq!(&answer[..], b"v\0\0\0\x13\0\0\0\0\0\0\0\x01_pq_.x\0");
+    let answer = startup.negotiation(0).expect("one").into_shown();
+    assert_eq!(&answer[..], b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
+    assert!(startup.negotiation(2).is_some());
+    let startup = read(2, &[("user", "a")]).expect("good");
+    assert_eq!(startup.negotiation(2), None);
+    let startup = read(9999, &[("user", "a")]).expect("good");
+    assert_eq!(startup.upstream_minor(), 2);
+    assert_eq!(&startup.negotiation(2).expect("one").into_shown()[..], b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0");
+}
+
+#[test]
+fn a_server_may_only_come_down() {
+    assert_eq!(negotiated(b"\0\x03\0\0\0\0\0\0", 2), Ok(0));
+    assert_eq!(negotiated(b"\0\x03\0\x01\0\0\0\0", 2), Ok(1));
+    let bad: [&[u8]; 7] = [
+        b"\0\x03\0\x02\0\0\0\0",
+        b"\0\x03\0\x03\0\0\0\0",
+        b"\0\x02\0\0\0\0\0\0",
+        b"\0\0\0\0\0\0\0\0",
+        b"\0\x03\0\0\0\0\0\x01_pq_.x\0",
+        b"\0\x03\0\0\0\0\0\0x",
+        b"\0\x03\0\0",
+    ];
+    for body in bad {
+        assert_eq!(negotiated(body, 2), Err(Malformed), "{body:?}");
+    }
+    assert_eq!(negotiated(b"\0\x03\0\0\0\0\0\0", 0), Err(Malformed));
+}
+
+#[test]
+fn cancel_keys_have_4_to_256_bytes() {
+    for length in [4, 32, 256] {
+        let body = [&[0, 0, 0, 7][..], &vec![9; length]].concat();
+        let key = CancelKey::read(&body).ok().expect("a key");
+        assert_eq!(key.body(), body);
+        assert!(take(&mut BytesMut::from(&key.request()[..])) == Ok(Some(Opening::Cancel(key))));
+    }
+    for length in [0, 3, 257] {
+        assert!(CancelKey::read(&vec![0; 4 + length]).is_err(), "{length}");
+    }
+    assert!(CancelKey::read(&[0; 3]).is_err());
 }
 
 proptest! {

@@ -146,7 +146,7 @@ fn contract(world: &World) -> Outcome {
     assert_eq!(orders.sockets, [Path::new("/run/postgresql/.s.PGSQL.5432")]);
     assert_eq!(orders.tls.mode, TlsMode::VerifyFull);
     assert_eq!(orders.tls.ca, Some(world.dir.join("ca.pem")));
-    assert_eq!(orders.serve.as_ref().map(|serve| serve.key.clone()), Some(world.dir.join("orders.key")));
+    assert_eq!(orders.serve.certificate.as_ref().map(|serve| serve.key.clone()), Some(world.dir.join("orders.key")));
     let CredentialSource::Agent(credentials) = &orders.credential else {
         return Err("the credential is the client's".into());
     };

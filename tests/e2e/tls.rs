@@ -111,7 +111,9 @@ fn login(auth: Auth, password: Option<&str>) -> Outcome {
 }
 
 fn cleartext_in_tls() -> Outcome {
-    let server = server(Auth::Cleartext, |builder| builder.tls(&["localhost"]))?;
-    let world = World::with(server, |target| target.line("tls = { mode = \"require\" }"))?;
+    let server = server(Auth::Cleartext, |builder| builder.tls(&["localhost", "127.0.0.1"]))?;
+    let ca = ca(&server)?;
+    let world =
+        World::with(server, |target| target.line(format!("tls = {{ mode = \"verify-full\", ca = \"{ca}\" }}")))?;
     says(&world.psql(READER, QUERY)?, "***1120")
 }

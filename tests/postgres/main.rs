@@ -23,10 +23,10 @@ GRANT CREATE ON SCHEMA public TO app;
 fn main() -> ExitCode {
     agent_tests::suite::root_main("postgres", || {
         let server = server(Auth::Scram)?;
-        let python = Python::new()?;
+        let (newest, python) = (server_of(Auth::Scram, 18)?, Python::new()?);
         let cases = cases::all(&server);
         let suite = cases.into_iter().fold(suite("postgres"), |suite, (name, case)| suite.case(name, case));
-        Ok(login::cases(suite, &server, &python).run())
+        Ok(login::cases(suite, &server, &newest, &python).run())
     })
 }
 

@@ -45,6 +45,8 @@ pub enum Auth {
     Md5,
     /// By SCRAM-SHA-256.
     Scram,
+    /// Not for a password, but for a client's certificate.
+    Certificate,
 }
 
 impl Auth {
@@ -54,6 +56,7 @@ impl Auth {
             Self::Cleartext => "password",
             Self::Md5 => "md5",
             Self::Scram => "scram-sha-256",
+            Self::Certificate => "cert",
         }
     }
 }
@@ -66,6 +69,7 @@ pub struct PostgresBuilder {
     auth: Auth,
     tls: Option<(Authority, Vec<String>)>,
     tls_only: bool,
+    clients: Option<String>,
     settings: Vec<String>,
     logins: Vec<(String, String)>,
 }
@@ -106,6 +110,13 @@ impl PostgresBuilder {
     #[must_use]
     pub fn tls_only(mut self) -> Self {
         self.tls_only = true;
+        self
+    }
+
+    /// Asks clients for a certificate in TLS, which it takes from this authority only.
+    #[must_use]
+    pub fn clients_of(mut self, authority: &Authority) -> Self {
+        self.clients = Some(authority.pem().into());
         self
     }
 
@@ -162,6 +173,9 @@ impl PostgresBuilder {
         };
         dir.write("data/pg_hba.conf", self.hba(), 0o644).map_err(io)?;
         let port = free_port(&self.listen)?;
+        if let Some(pem) = &self.clients {
+            dir.write("clients.pem", pem, 0o644).map_err(io)?;
+        }
         let conf = self.conf(port, &sockets, certificate.as_ref());
         dir.write("data/postgresql.conf", conf, 0o644).map_err(io)?;
         let process = serve(&programs, &dir, uid, gid).map_err(io)?;
@@ -184,7 +198,7 @@ impl PostgresBuilder {
     }
 
     fn hba(&self) -> String {
-        let tcp = if self.tls_only { "hostssl" } else { "host" };
+        let tcp = if self.tls_only || self.auth == Auth::Certificate { "hostssl" } else { "host" };
         let method = self.auth.method();
         format!("local all all trust\n{tcp} all all 0.0.0.0/0 {method}\n{tcp} all all ::/0 {method}\n")
     }
@@ -210,6 +224,10 @@ impl PostgresBuilder {
             lines.push("ssl = on".into());
             lines.push(format!("ssl_cert_file = '{}'", cert.display()));
             lines.push(format!("ssl_key_file = '{}'", key.display()));
+        }
+        if self.clients.is_some() {
+            // Relative to the data.
+            lines.push("ssl_ca_file = '../clients.pem'".into());
         }
         lines.extend(self.settings.iter().cloned());
         lines.join("\n") + "\n"
@@ -250,6 +268,7 @@ impl Postgres {
             auth: Auth::Scram,
             tls: None,
             tls_only: false,
+            clients: None,
             settings: Vec::new(),
             logins: Vec::new(),
         }
@@ -289,6 +308,21 @@ impl Postgres {
     #[must_use]
     pub fn certificate(&self) -> Option<(&Path, &Path)> {
         self.certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()))
+    }
+
+    /// Has it present another certificate and key (PEM) from now on.
+    ///
+    /// # Errors
+    /// It does not take them.
+    pub fn present(&self, cert: &str, key: &str) -> Outcome {
+        let written = |error: io::Error| error.to_string();
+        self.dir.write("server.crt", cert, 0o644).map_err(written)?;
+        let key = self.dir.write("data/server.key", key, 0o600).map_err(written)?;
+        chown(&key, Some(self.uid), Some(self.gid)).map_err(written)?;
+        let loaded = || self.sql("postgres", "SELECT pg_conf_load_time()");
+        let before = loaded()?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        wait_until("the certificate is read", PATIENCE, || loaded().is_ok_and(|now| now != before))
     }
 
     /// Runs SQL as the superuser through the Unix socket, and gives the rows, unaligned and separated by `|`.

@@ -43,7 +43,7 @@ use super::{
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
 };
 use crate::{
-    config::{Config, CredentialSource, Intercept},
+    config::{Config, CredentialSource, Intercept, Placeholder, PlaceholderPassword},
     model::{Flow, Process, Surroundings},
 };
 
@@ -160,9 +160,17 @@ fn files(config: &Config) -> BTreeSet<PathBuf> {
     let mut files = BTreeSet::new();
     for target in &config.targets {
         files.extend(target.tls.ca.clone());
-        files.extend(target.serve.iter().flat_map(|serve| [serve.cert.clone(), serve.key.clone()]));
-        if let CredentialSource::Agent(credentials) = &target.credential {
-            files.extend(credentials.iter().filter_map(|credential| credential.password_file.clone()));
+        let credentials = match &target.credential {
+            CredentialSource::Agent(credentials) => credentials.as_slice(),
+            CredentialSource::Client => &[],
+        };
+        files.extend(credentials.iter().filter_map(|credential| credential.password_file.clone()));
+        let certificates = credentials.iter().filter_map(|credential| credential.certificate.as_ref());
+        for certificate in certificates.chain(&target.serve.certificate) {
+            files.extend([certificate.cert.clone(), certificate.key.clone()]);
+        }
+        if let Some(Placeholder { password: PlaceholderPassword::File(file), .. }) = &target.serve.password {
+            files.insert(file.clone());
         }
     }
     files

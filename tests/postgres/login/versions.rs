@@ -2,20 +2,19 @@
 
 use agent_tests::{Auth, Outcome, Postgres, Python, Suite};
 
-use super::script;
+use super::{SESSION, script};
 use crate::{
     cases::{expect, fails, holds},
     proxy::{Builder, Proxy},
     server_of,
 };
 
-const SESSION: &str = include_str!("session.py");
-
 pub fn cases<'a>(mut suite: Suite<'a>, python: &'a Python) -> Suite<'a> {
     for version in [12, 15, 18] {
-        suite = suite.case(format!("PostgreSQL {version}: an ordinary session, protocol 3.0 and the newest"), move || {
-            ordinary(python, version)
-        });
+        suite = suite
+            .case(format!("PostgreSQL {version}: an ordinary session, protocol 3.0 and the newest"), move || {
+                ordinary(python, version)
+            });
     }
     suite
 }
@@ -36,7 +35,8 @@ fn ordinary(python: &Python, version: u32) -> Outcome {
         holds(&through, "cancelled 57014 True")?;
     }
     // A client that insists on 3.2 gets what the server has.
-    let insists = |dsn: &str| script(python, SESSION, &format!("{dsn} min_protocol_version=3.2 max_protocol_version=latest"));
+    let insists =
+        |dsn: &str| script(python, SESSION, &format!("{dsn} min_protocol_version=3.2 max_protocol_version=latest"));
     if version < 18 {
         let (without, through) = (insists(&direct(&server)), insists(&proxy.dsn("")));
         for error in [without, through] {

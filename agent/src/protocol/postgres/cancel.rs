@@ -12,6 +12,7 @@ use super::{
     upstream::{self, UpstreamError},
 };
 use crate::{
+    config::CredentialSource,
     gate::Admission,
     protocol::{
         Connection, Request,
@@ -85,7 +86,12 @@ pub async fn cancel(request: &Request) -> Result<bool, UpstreamError> {
     if connection.target.name != request.target || connection.destination != request.destination {
         return Ok(true);
     }
-    let mut server = upstream::open(&connection, &admission).await?;
+    // The way of the session: through TLS if that did, and with its certificate.
+    let login = match connection.target.credential {
+        CredentialSource::Agent(_) => Some(connection.host.login(&connection.target, &connection.principal).await?),
+        CredentialSource::Client => None,
+    };
+    let mut server = upstream::open(&connection, &admission, login.as_ref()).await?;
     server.send(&admission.housekeeping(key.request()));
     // The server closes once it has sent the signal; the client waits for that too.
     match server.receive().await {

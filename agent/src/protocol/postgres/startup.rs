@@ -280,6 +280,14 @@ impl Startup {
         })))
     }
 
+    /// Says another `application_name` than the client does; what the client said, if it did.
+    pub fn rename(&mut self, application_name: String) -> Option<String> {
+        const NAME: &str = "application_name";
+        let own = self.settings.extract_if(.., |(name, _)| name.eq_ignore_ascii_case(NAME)).last();
+        self.settings.push((NAME.to_owned(), application_name));
+        own.map(|(_, value)| value)
+    }
+
     /// The `StartupMessage` that goes to the server.
     #[must_use]
     pub fn upstream(&self, user: &str) -> Bytes {

@@ -29,7 +29,7 @@ fn the_database_is_the_user_by_default() {
     let startup = read(0, &[("user", "reader"), ("application_name", "psql")]).expect("good");
     assert_eq!(startup.database, "reader");
     assert_eq!(startup.settings, [("application_name".to_owned(), "psql".to_owned())]);
-    assert_eq!(startup.negotiation(), None);
+    assert_eq!(startup.negotiation(0), None);
 }
 
 #[test]

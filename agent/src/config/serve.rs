@@ -13,7 +13,7 @@ pub(super) fn read(target: &Section<'_>, user: &str) -> Serve {
     }
     // Whoever gives nothing has most likely forgotten the certificate.
     let given = ["cert", "key"].map(|key| section.item(key).is_some());
-    let wanted = given.contains(&true) || !section.has("password");
+    let wanted = given.contains(&true) || !(section.has("password") || section.has("user"));
     let certificate = if wanted { certificate(&section, user) } else { None };
     section.close();
     let password = password.map(|password| Placeholder { user: named.map(|named| named.value), password });

@@ -143,9 +143,9 @@ pub struct Pem<'a> {
 
 impl Pem<'_> {
     fn read(self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let chain = certificates(self.chain).map_err(|error| TlsError::Material("the certificate", error))?;
+        let chain = certificates(self.chain).map_err(|error| TlsError::Material("the agent's certificate", error))?;
         let key = PrivateKeyDer::from_pem_slice(self.key);
-        Ok((chain, key.map_err(|error| TlsError::Material("the private key", error.to_string()))?))
+        Ok((chain, key.map_err(|error| TlsError::Material("the agent's private key", error.to_string()))?))
     }
 }
 
@@ -177,7 +177,7 @@ pub async fn accept(stream: TcpStream, own: Pem<'_>, beginning: Beginning) -> Re
         .map_err(|error| TlsError::Material("the TLS configuration", error.to_string()))?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|error| TlsError::Material("the certificate with its key", error.to_string()))?;
+        .map_err(|error| TlsError::Material("the agent's certificate with its key", error.to_string()))?;
     config.alpn_protocols = vec![beginning.alpn.to_vec()];
     let accepted = TlsAcceptor::from(Arc::new(config)).accept(stream).await;
     let stream = accepted.map_err(|error| TlsError::Handshake(Failure::new(&error, Peer::Client)))?;
@@ -220,7 +220,7 @@ pub async fn connect(stream: TcpStream, target: Target<'_>) -> Result<Stream, Tl
             let (chain, key) = own.read()?;
             let key = CertifiedKey::from_der(chain, key, &provider);
             let unfit =
-                |error: rustls::Error| TlsError::Material("the client certificate with its key", error.to_string());
+                |error: rustls::Error| TlsError::Material("the agent's certificate with its key", error.to_string());
             Some(Arc::new(key.map_err(unfit)?))
         }
         None => None,

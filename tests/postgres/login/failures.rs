@@ -1,4 +1,4 @@
-//! The table of `agent/docs/tls.md`: each way in which TLS fails, what the client is told, and what is recorded.
+//! The table of `agent/docs/login.md`: each way in which TLS fails, what the client is told, and what is recorded.
 
 use std::{
     io::{Read, Write},

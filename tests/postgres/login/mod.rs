@@ -2,6 +2,7 @@
 
 mod clients;
 mod failures;
+mod hostile;
 mod middle;
 mod tls;
 mod upstream;
@@ -17,6 +18,7 @@ pub fn cases<'a>(suite: Suite<'a>, server: &'a Postgres, newest: &'a Postgres, p
     let suite = tls::cases(suite, server, newest, python);
     let suite = upstream::cases(suite, server);
     let suite = clients::cases(suite, server, python);
+    let suite = hostile::cases(suite, server, python);
     failures::cases(suite, server, python)
 }
 

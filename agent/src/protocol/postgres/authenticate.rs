@@ -8,18 +8,20 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{
     error::{self, NativeError},
     frame::{Fields, Frame, server},
+    greeting::PATIENCE,
     message::{put_string, write},
     scram::{Beginning, Challenge, ScramError, Verifier},
     startup::Startup,
     wire::{Client, WireError},
 };
 use crate::{
-    config::PlaceholderPassword,
+    config::{Placeholder, PlaceholderPassword},
     masking::without_values,
     protocol::{
         Connection, HostError,
@@ -46,6 +48,9 @@ pub enum LoginError {
     /// It left, as clients do that find out that they need a password.
     #[error("the client left when it was asked for a password")]
     Left,
+    /// It took too long.
+    #[error("the client did not answer within {} seconds when it was asked for a password", PATIENCE.as_secs())]
+    Late,
     /// It sent something else than an answer.
     #[error("the client did not answer when it was asked for a password")]
     Unexpected,
@@ -66,7 +71,9 @@ impl LoginError {
     pub fn native(&self, user: &str) -> NativeError {
         match self {
             Self::Scram(error) => error.native(user),
-            Self::Left | Self::Unexpected => NativeError::fatal(error::PROTOCOL_VIOLATION, "expected SASL response"),
+            Self::Left | Self::Late | Self::Unexpected => {
+                NativeError::fatal(error::PROTOCOL_VIOLATION, "expected SASL response")
+            }
             // They may name files, which are no business of the client.
             Self::Host(_) | Self::Random(_) => NativeError::fatal(
                 error::CONFIGURATION,
@@ -91,7 +98,20 @@ impl From<WireError> for LoginError {
 /// # Errors
 /// [`LoginError`]
 pub async fn authenticate(connection: &Connection, client: &mut Client, startup: &Startup) -> Result<(), LoginError> {
-    let Some(placeholder) = &connection.target.serve.password else { return Ok(()) };
+    match &connection.target.serve.password {
+        Some(placeholder) => {
+            timeout(PATIENCE, exchange(connection, client, startup, placeholder)).await.map_err(|_| LoginError::Late)?
+        }
+        None => Ok(()),
+    }
+}
+
+async fn exchange(
+    connection: &Connection,
+    client: &mut Client,
+    startup: &Startup,
+    placeholder: &Placeholder,
+) -> Result<(), LoginError> {
     let verifier = verifier(connection, &placeholder.password).await?;
     let end_point = client.stream().end_point().map(<[u8]>::to_vec);
     let beginning = Beginning {

@@ -22,8 +22,9 @@ use crate::{
     },
 };
 
-/// How long a client may take to say what it wants: the server's default for its whole login.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may take to say what it wants, and again to answer when it is asked for a password: the server's default for
+/// its whole login.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// First byte of a connection that begins with TLS: no length of a message that may come first has it.
 const TLS_HANDSHAKE: u8 = 0x16;

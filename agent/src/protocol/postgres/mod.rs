@@ -34,7 +34,7 @@ use self::{
     machine::{Machine, Start},
     relay::{Session, relay},
     sql::Reading,
-    startup::{CancelKey, Startup},
+    startup::{CancelKey, Startup, identity},
     upstream::{Upstream, UpstreamError},
     wire::Client,
 };
@@ -43,7 +43,7 @@ use crate::{
     config::{ApplicationName, CredentialSource},
     gate::{Admission, Gate},
     masking::without_values,
-    model::{self, Action, Boxed, Denial, Mode, Resource, Subject, Verdict},
+    model::{self, Action, Boxed, Denial, Mode, Resource, Verdict},
     recording::{Event, SessionStart},
 };
 
@@ -126,8 +126,13 @@ async fn session(socket: TcpStream, connection: Connection) {
         }
         Err(error) => return not_greeted(&connection, error).await,
     };
-    let begun = timeout(upstream::PATIENCE, begin(&connection, &mut client, &mut startup)).await;
-    match begun.unwrap_or_else(|_| Err(UpstreamError::Late.into())) {
+    let begun = match authenticate(&connection, &mut client, &startup).await {
+        Ok(()) => timeout(upstream::PATIENCE, begin(&connection, &mut client, &mut startup))
+            .await
+            .unwrap_or_else(|_| Err(UpstreamError::Late.into())),
+        Err(error) => Err(Refusal::login(&error, &startup.user)),
+    };
+    match begun {
         Ok((session, key)) => {
             connection.host.attempted(&connection.target.name, None);
             relay(session, *client, &*connection.host).await;
@@ -149,10 +154,6 @@ async fn begin(
     client: &mut Client,
     startup: &mut Startup,
 ) -> Result<(Session, Option<Issued>), Refusal> {
-    // Where the client's own login is relayed, the server asks.
-    if !matches!(connection.target.credential, CredentialSource::Client) {
-        authenticate(connection, client, startup).await.map_err(|error| Refusal::login(&error, &startup.user))?;
-    }
     let (mut gate, admission) = admit(connection)?;
     let reading =
         Reading { target: connection.target.name.clone(), database: startup.database.clone(), search_path: None };
@@ -160,7 +161,7 @@ async fn begin(
 
     let mut details = BTreeMap::from([("database".to_owned(), startup.database.clone())]);
     if connection.target.application_name == ApplicationName::Identity {
-        let own = startup.rename(identity(&connection.subject));
+        let own = startup.rename(identity(connection.principal.roles.first(), &connection.subject.session));
         details.extend(own.map(|own| ("application_name".to_owned(), own)));
     }
     let (upstream, user) =
@@ -244,16 +245,6 @@ async fn log_in(
     let login = host.login(target, principal).await?;
     let server = upstream::open(connection, admission, Some(&login)).await?;
     Ok((upstream::login(server, admission, startup, target, &login).await?, login.user))
-}
-
-/// What the target sees of who it is, for those who look there: `postern:ROLE:SESSION`, with the first of the roles.
-fn identity(subject: &Subject) -> String {
-    // What a server keeps of it.
-    const LONGEST: usize = 63;
-    let role = subject.principal.roles.first().map_or("-", String::as_str);
-    let left = LONGEST - "postern::".len() - subject.session.len().min(LONGEST / 2);
-    let role: String = role.chars().filter(char::is_ascii_graphic).take(left).collect();
-    format!("postern:{role}:{}", subject.session)
 }
 
 /// Lets the client in.

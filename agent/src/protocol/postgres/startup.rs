@@ -303,6 +303,17 @@ impl Startup {
     }
 }
 
+/// What a target sees as a session's `application_name`, for those who look there: `postern:ROLE:SESSION`.
+#[must_use]
+pub fn identity(role: Option<&String>, session: &str) -> String {
+    // What a server keeps of it.
+    const LONGEST: usize = 63;
+    let role = role.map_or("-", String::as_str);
+    let left = LONGEST.saturating_sub("postern::".len() + session.len());
+    let role: String = role.chars().filter(char::is_ascii_graphic).take(left).collect();
+    format!("postern:{role}:{session}")
+}
+
 /// The minor version that a server's `NegotiateProtocolVersion` brings a session down to, which was asked for with `asked` and
 /// without options.
 ///

@@ -89,10 +89,25 @@ fn a_server_may_only_come_down() {
 }
 
 #[test]
+fn the_identity_takes_the_place_of_the_clients_name() {
+    let mut startup =
+        read(0, &[("user", "a"), ("application_name", "psql"), ("options", "-c Application_Name=odd -c a=b")])
+            .expect("good");
+    let name = identity(Some(&"orders-reader".to_owned()), "01kb9x2m4q7");
+    assert_eq!(startup.rename(name.clone()), Some("odd".into()));
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(startup.settings, [pair("a", "b"), pair("application_name", "postern:orders-reader:01kb9x2m4q7")]);
+    assert_eq!(identity(None, "01kb9x2m4q7"), "postern:-:01kb9x2m4q7");
+    // A server cuts what is longer than 63 bytes: the session's id must be whole.
+    let long = identity(Some(&"r".repeat(80)), "01kb9x2m4q7");
+    assert!(long.len() == 63 && long.ends_with("r:01kb9x2m4q7"), "{long}");
+}
+
+#[test]
 fn cancel_keys_have_4_to_256_bytes() {
     for length in [4, 32, 256] {
         let body = [&[0, 0, 0, 7][..], &vec![9; length]].concat();
-        let key = CancelKey::read(&body).ok().expect("a key");
+        let Ok(key) = CancelKey::read(&body) else { panic!("{length}") };
         assert_eq!(key.body(), body);
         assert!(take(&mut BytesMut::from(&key.request()[..])) == Ok(Some(Opening::Cancel(key))));
     }

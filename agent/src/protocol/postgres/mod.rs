@@ -166,7 +166,7 @@ async fn begin(
     }
     let (upstream, user) =
         log_in(connection, &admission, startup, client).await.map_err(|refusal| refusal.at(connection))?;
-    let Upstream { mut server, minor, greetings, key, encoding, server_is_utf8 } = upstream;
+    let Upstream { mut server, minor, greetings, key, encoding, conforming, server_is_utf8 } = upstream;
     let shared = Shared::of(&reading.target, connection.destination, &reading.database);
     let mut asides = Vec::new();
     let snapshot = shared.young(&mut server, &admission, &mut asides).await?;
@@ -200,6 +200,7 @@ async fn begin(
         database,
         view: view.clone(),
         encoding,
+        conforming,
         server_is_utf8,
         key: Arc::clone(&connection.masking_key),
     });

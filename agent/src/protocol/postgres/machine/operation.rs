@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::answer::{Answer, UnknownOrigin};
 use crate::{
     gate::Ongoing,
-    masking::{self, Masked, Unreadable},
+    masking::{self, Codec as _, Masked, Unreadable},
     model::Mode,
     protocol::postgres::{
         frame::{self, FrameError, client, server},
@@ -200,6 +200,24 @@ impl Operation {
         *left = run.left;
         self.counted += run.messages;
         Ok(Some(masking::verbatim(shown, buffer.split_to(run.bytes).freeze())?))
+    }
+
+    /// The result of a function.
+    ///
+    /// # Errors
+    /// Nothing proves that it may be shown.
+    pub fn result(&mut self, value: Option<&[u8]>, frame: &Bytes) -> Result<Masked<Bytes>, Unreadable> {
+        self.counted += 1;
+        let logged = self.answer.logged.take();
+        let size = value.map_or(0, <[u8]>::len);
+        match logged.filter(|_| size <= VALUE) {
+            Some(logged) => {
+                let text = value.map(|value| self.answer.rows.text(0, value));
+                self.keep(masking::verbatim(&logged, vec![text])?, size + 3);
+            }
+            None => self.truncated = true,
+        }
+        masking::verbatim(self.answer.shown.as_ref().ok_or(Unreadable)?, frame.clone())
     }
 
     /// Whether the running statement is one that copies in this direction.

@@ -201,12 +201,19 @@ impl Machine {
                 self.settle();
             }
             (Expect::Execute(portal), server::PORTAL_SUSPENDED) => {
-                let flushed = portal.bound.as_ref().and_then(|bound| bound.operation().flush());
-                self.record(flushed);
+                let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
+                let events = if bound.once {
+                    bound.operation().finish(now)
+                } else {
+                    bound.operation().flush().into_iter().collect()
+                };
+                self.record(events);
                 self.settle();
             }
-            (Expect::Anything, _) => {
-                self.show(nothing_hidden(frame.bytes));
+            (Expect::Call(operation), server::FUNCTION_CALL_RESPONSE) => {
+                let result = message::function_result(frame.body())?;
+                let shown = operation.result(result, &frame.bytes).map_err(|_| Fault::Undescribed)?;
+                self.show(shown);
                 return Ok(());
             }
             _ => return Err(Fault::Unexpected),
@@ -248,7 +255,7 @@ impl Machine {
             operation.finish(now)
         };
         let events = match pending.expect {
-            Expect::Query(mut operation) => fail(&mut operation),
+            Expect::Query(mut operation) | Expect::Call(mut operation) => fail(&mut operation),
             Expect::Execute(portal) => {
                 portal.bound.as_ref().map_or_else(Vec::new, |bound| fail(&mut bound.operation()))
             }
@@ -288,7 +295,7 @@ impl Machine {
                 shown
             }
             Some(Expect::Refused { error, simple: true }) => error.clone(),
-            Some(Expect::Query(operation)) => {
+            Some(Expect::Query(operation) | Expect::Call(operation)) => {
                 operation.failed(report.failure);
                 let flushed = operation.flush();
                 self.record(flushed);
@@ -296,7 +303,7 @@ impl Machine {
                 report.client
             }
             // Committing failed, or it comes from without: ReadyForQuery follows, or nothing.
-            None | Some(Expect::Sync | Expect::Anything) => report.client,
+            None | Some(Expect::Sync) => report.client,
             Some(_) => {
                 self.skip(&report.failure, now);
                 report.client
@@ -326,7 +333,7 @@ impl Machine {
             self.committed.forget_unnamed();
         }
         match front {
-            Some(Pending { expect: Expect::Query(mut operation), catalogue, changes, .. }) => {
+            Some(Pending { expect: Expect::Query(mut operation) | Expect::Call(mut operation), catalogue, changes, .. }) => {
                 if changes.iter().any(|changes| !changes.is_empty()) {
                     self.stamp.names += 1;
                 }
@@ -335,7 +342,7 @@ impl Machine {
                 self.record(operation.finish(now));
             }
             Some(Pending {
-                expect: Expect::Sync | Expect::Anything | Expect::Refused { simple: true, .. }, ..
+                expect: Expect::Sync | Expect::Refused { simple: true, .. }, ..
             }) => {}
             _ => return Err(Fault::Unexpected),
         }

@@ -102,6 +102,37 @@ fn what_is_unproven_is_refused_and_only_observed_in_observe_mode() {
 }
 
 #[test]
+fn functions_are_called_where_that_is_permitted_and_their_results_are_clear() {
+    let mut rig = Rig::new(true);
+    for function in 0..5 {
+        rig.send(&[function_call(function)]);
+    }
+    rig.send(&[query("begin"), function_call(1), function_call(0), query("rollback"), function_call(0)]);
+    let (kinds, texts) = rig.heard();
+    assert_eq!(kinds, "VZEZEZEZEZCZEZEZCZVZ");
+    assert!(texts.contains("not proven") && texts.contains("22012") && texts.contains("25P02"), "{texts}");
+    assert_eq!(rig.server.ran, ["called select 9", "begin", "rollback", "called select 9"]);
+    let finished = rig.recorded.iter().filter(|event| matches!(event, Event::Finished { rows: 1, .. }));
+    assert_eq!(finished.count(), 2);
+    // One that nobody knows is the most dangerous; what is only observed goes.
+    let mut rig = Rig::in_mode(true, Mode::Observe);
+    rig.send(&[function_call(1), function_call(2)]);
+    assert_eq!(rig.heard().0, "VZVZ");
+}
+
+#[test]
+fn a_cursor_of_sql_is_run_by_execute_decided_and_masked_each_time() {
+    let mut rig = Rig::new(true);
+    rig.send(&[query("begin"), query("declare c secret"), execute("c"), execute("c"), sync()]);
+    let (kinds, texts) = rig.heard();
+    assert_eq!(kinds, "CZCZDCCZ");
+    assert!(!texts.contains("111-22") && texts.contains("***3333"), "{texts}");
+    let asked = rig.did.iter().filter(|did| matches!(did, Did::Asked(_)));
+    let finished = rig.recorded.iter().filter(|event| matches!(event, Event::Finished { .. }));
+    assert_eq!((asked.count(), finished.count()), (4, 4));
+}
+
+#[test]
 fn names_are_those_of_the_server() {
     // SQL and the protocol share their names.
     let mut rig = Rig::new(false);

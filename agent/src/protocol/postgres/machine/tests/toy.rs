@@ -21,6 +21,8 @@ use crate::{
 
 /// Rows of `secret` come from this table and column, which is masked.
 pub const SECRET: (u32, i16) = (7, 3);
+/// What its functions do, by their OIDs.
+pub const FUNCTIONS: [&str; 4] = ["select 9", "forbidden", "unproven", "fail"];
 /// Rows of `strange` come from this table, which the view does not know.
 pub const STRANGE: u32 = 9;
 
@@ -44,6 +46,10 @@ impl View for Toy {
             self.part(text, names, &mut statement);
         }
         Arc::new(statement)
+    }
+
+    fn call(&self, function: u32, _: usize) -> Option<String> {
+        Some(FUNCTIONS.get(function as usize)?.to_string())
     }
 
     fn cover(&self, table: u32, attribute: i16) -> Option<Cover> {
@@ -99,6 +105,11 @@ impl Toy {
                 inner.action.requests.iter().for_each(|request| ask(&request.action));
                 (Answer::Clear, Effect::Prepare { name: (*name).into(), statement: inner })
             }
+            ["declare", name, rest @ ..] => {
+                let inner = self.classify(&rest.join(" "), names);
+                inner.action.requests.iter().for_each(|request| ask(&request.action));
+                (Answer::Clear, Effect::Declare { name: (*name).into(), statement: inner })
+            }
             ["execute", name] => {
                 statement.looks_up_names = true;
                 let found = names.prepared(name);
@@ -144,6 +155,7 @@ fn known(word: &str) -> bool {
             | "create"
             | "copyin"
             | "copyout"
+            | "declare"
             | "prepare"
             | "execute"
             | "deallocate"
@@ -200,6 +212,10 @@ impl Server {
                 client::SYNC => {
                     self.skipping = false;
                     self.end();
+                    continue;
+                }
+                client::FUNCTION_CALL => {
+                    self.call(&message::FunctionCall::read(body).expect("FunctionCall"));
                     continue;
                 }
                 client::PARSE => self.parse(&Parse::read(body).expect("Parse")),
@@ -311,6 +327,23 @@ impl Server {
         Ok(())
     }
 
+    fn call(&mut self, call: &message::FunctionCall<'_>) {
+        let text = FUNCTIONS[call.function as usize];
+        let done = match text {
+            _ if self.status == b'E' => Err("25P02"),
+            "fail" => Err("22012"),
+            _ => Ok(()),
+        };
+        match done {
+            Ok(()) => {
+                self.ran.push(format!("called {text}"));
+                self.say(&write(server::FUNCTION_CALL_RESPONSE, |body| body.extend_from_slice(b"\0\0\0\x019")));
+            }
+            Err(code) => self.error(code),
+        }
+        self.end();
+    }
+
     fn describe(&mut self, (kind, described): (u8, &[u8])) -> Result<(), &'static str> {
         let text = match kind {
             b'S' => self.statements.get(&name(described)).cloned().ok_or("26000")?,
@@ -403,6 +436,12 @@ impl Server {
             ["commit" | "rollback"] => {
                 self.status = b'I';
                 self.portals.clear();
+            }
+            ["declare", name, rest @ ..] => {
+                if self.portals.contains_key(*name) {
+                    return Err("42P03");
+                }
+                self.portals.insert((*name).into(), (rest.join(" "), false));
             }
             ["prepare", name, rest @ ..] => {
                 if self.statements.contains_key(*name) {

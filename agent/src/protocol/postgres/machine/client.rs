@@ -13,6 +13,7 @@ use crate::{
     masking::{self, without_values},
     model::Denial,
     protocol::postgres::{
+        frame::FrameError,
         message::{self, Bind, FunctionCall, Parse, format_of, ready_for_query},
         value,
     },
@@ -51,6 +52,15 @@ impl Machine {
                     return true;
                 }
                 Ok(None) => return false,
+                Err(FrameError::Length { length, .. })
+                    if (frame::CLIENT_LARGE..=frame::DATA).contains(&(length as usize)) =>
+                {
+                    let limit = frame::CLIENT_LARGE >> 20;
+                    let message = format!("a statement, or its parameters, of more than {limit} MiB is not taken");
+                    let error = NativeError::fatal(error::TOO_LONG, message).hint("Send large values by COPY.");
+                    self.end(&error, Close::Client("the client's message is too long"));
+                    return true;
+                }
                 Err(fault) => {
                     self.broken(&fault.to_string());
                     return true;

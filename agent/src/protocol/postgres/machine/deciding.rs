@@ -28,12 +28,27 @@ use crate::{
 
 /// A message whose verdict is outstanding.
 pub(super) enum Deciding {
-    Query { understood: Option<Understood> },
-    Parse { name: Arc<str>, prepared: Arc<Prepared> },
-    Bind { portal: Arc<str>, bound: Option<(Arc<Prepared>, Understood)>, results: Vec<i16> },
+    Query {
+        understood: Option<Understood>,
+    },
+    Parse {
+        name: Arc<str>,
+        prepared: Arc<Prepared>,
+    },
+    Bind {
+        portal: Arc<str>,
+        bound: Option<(Arc<Prepared>, Understood)>,
+        results: Vec<i16>,
+    },
     /// `Execute` of a cursor.
-    Fetch { name: Arc<str>, understood: Understood },
-    Call { understood: Understood, result: i16 },
+    Fetch {
+        name: Arc<str>,
+        understood: Understood,
+    },
+    Call {
+        understood: Understood,
+        result: i16,
+    },
 }
 
 impl Deciding {
@@ -178,7 +193,8 @@ impl Machine {
                 let by_origin = answer.shown.is_none() || answer.logged.is_none();
                 let statement = Some(Arc::clone(&understood.statement));
                 let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, now));
-                let portal = Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation, once: false }) });
+                let portal =
+                    Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation, once: false }) });
                 self.expect(Expect::Bind, vec![vec![Change::Portal(Arc::clone(&name), Arc::clone(&portal))]], false);
                 if by_origin {
                     self.describe_portal(&name, &portal);
@@ -210,7 +226,9 @@ impl Machine {
         let catalogue = understood.statement.parts.iter().any(changing);
         let of = |statement: &Arc<Statement>| Understood { statement: Arc::clone(statement), ..understood.clone() };
         let changes = understood.statement.parts.iter().enumerate().map(|(position, part)| match &part.effect {
-            Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut => Vec::new(),
+            Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut | Effect::Replicates => {
+                Vec::new()
+            }
             Effect::Prepare { name, statement } => {
                 let source = Source::Prepare(Arc::clone(&understood.text), position);
                 vec![Change::Statement(name.as_str().into(), prepared(source, Vec::new(), of(statement)))]

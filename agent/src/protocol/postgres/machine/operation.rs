@@ -42,14 +42,17 @@ pub enum Direction {
     In,
     /// To the client.
     Out,
+    /// In both at once: replication.
+    Both,
 }
 
 impl Direction {
     /// Whether a statement of this effect copies in this direction.
     pub fn is_of(self, effect: &Effect) -> bool {
         match self {
-            Self::In => matches!(effect, Effect::CopyIn),
-            Self::Out => matches!(effect, Effect::CopyOut),
+            Self::In => matches!(effect, Effect::CopyIn | Effect::Replicates),
+            Self::Out => matches!(effect, Effect::CopyOut | Effect::Replicates),
+            Self::Both => matches!(effect, Effect::Replicates),
         }
     }
 }
@@ -222,8 +225,15 @@ impl Operation {
 
     /// Whether the running statement is one that copies in this direction.
     pub fn may_copy(&self, direction: Direction) -> bool {
-        let part = self.statement.as_ref().and_then(|statement| statement.parts.get(self.part));
-        part.is_some_and(|part| direction.is_of(&part.effect))
+        let parts = self.statement.as_ref().map_or(&[][..], |statement| &statement.parts);
+        let of = |part: &sql::Part| direction.is_of(&part.effect);
+        // One command of replication has several answers.
+        parts.get(self.part).is_some_and(of) || direction != Direction::In && self.replicates()
+    }
+
+    fn replicates(&self) -> bool {
+        let parts = self.statement.as_ref().map_or(&[][..], |statement| &statement.parts);
+        parts.iter().any(|part| matches!(part.effect, Effect::Replicates))
     }
 
     /// Whether a statement of it that has not completed yet copies from the client, after the next so many.
@@ -240,7 +250,7 @@ impl Operation {
         self.answer.columns = Some(vec!["copied".to_owned()]);
         self.copying = Some(direction);
         self.copied.get_or_insert(0);
-        self.line = (text && self.answer.logged.is_some()).then(Vec::new);
+        self.line = (text && !self.replicates() && self.answer.logged.is_some()).then(Vec::new);
         self.truncated |= self.line.is_none();
     }
 

@@ -125,7 +125,7 @@ impl Machine {
             server::READY_FOR_QUERY => self.ready(frame, now),
             server::COPY_IN_RESPONSE => self.copy_begins(frame, Direction::In),
             server::COPY_OUT_RESPONSE => self.copy_begins(frame, Direction::Out),
-            server::COPY_BOTH_RESPONSE => Err(Fault::Copy),
+            server::COPY_BOTH_RESPONSE => self.copy_begins(frame, Direction::Both),
             from_client::COPY_DONE => self.copy_done(frame),
             _ => self.answer(frame, now),
         }
@@ -333,7 +333,12 @@ impl Machine {
             self.committed.forget_unnamed();
         }
         match front {
-            Some(Pending { expect: Expect::Query(mut operation) | Expect::Call(mut operation), catalogue, changes, .. }) => {
+            Some(Pending {
+                expect: Expect::Query(mut operation) | Expect::Call(mut operation),
+                catalogue,
+                changes,
+                ..
+            }) => {
                 if changes.iter().any(|changes| !changes.is_empty()) {
                     self.stamp.names += 1;
                 }
@@ -341,9 +346,7 @@ impl Machine {
                 self.uncommitted |= catalogue;
                 self.record(operation.finish(now));
             }
-            Some(Pending {
-                expect: Expect::Sync | Expect::Refused { simple: true, .. }, ..
-            }) => {}
+            Some(Pending { expect: Expect::Sync | Expect::Refused { simple: true, .. }, .. }) => {}
             _ => return Err(Fault::Unexpected),
         }
         if self.uncommitted && status != self.status {

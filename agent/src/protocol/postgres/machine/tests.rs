@@ -267,6 +267,20 @@ fn announced_lengths_reserve_nothing() {
 }
 
 #[test]
+fn what_is_held_until_it_is_decided_is_bounded_and_the_error_says_so() {
+    for (length, code) in [(64u32 << 20 | 1, "54000"), (0x3fff_fffe, "54000"), (0x3fff_ffff, "08P01"), (3, "08P01")] {
+        for kind in [from_client::QUERY, from_client::PARSE, from_client::BIND, from_client::FUNCTION_CALL] {
+            let mut rig = Rig::new(false);
+            rig.client(&[&[kind], &length.to_be_bytes()[..]].concat());
+            rig.steps();
+            let (kinds, texts) = rig.heard();
+            assert!(kinds == "E" && texts.contains(code), "{length}: {texts}");
+            assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Client(_)))));
+        }
+    }
+}
+
+#[test]
 fn outstanding_answers_are_bounded() {
     let mut rig = Rig::new(false);
     for number in 0..3 * pending::PENDING {

@@ -96,6 +96,10 @@ impl Toy {
                 ask("copyin");
                 (Answer::ByOrigin, Effect::CopyIn)
             }
+            ["replicate"] => {
+                ask("replicate");
+                (Answer::Clear, Effect::Replicates)
+            }
             ["copyout"] => {
                 ask("copyout");
                 (Answer::Clear, Effect::CopyOut)
@@ -155,6 +159,7 @@ fn known(word: &str) -> bool {
             | "create"
             | "copyin"
             | "copyout"
+            | "replicate"
             | "declare"
             | "prepare"
             | "execute"
@@ -423,6 +428,8 @@ impl Server {
                 self.copying = Some((String::new(), None));
                 return Ok(());
             }
+            // What it streams is said by the test.
+            ["replicate"] => return Ok(()),
             ["copyout"] => {
                 self.say(&write(server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
                 for line in ["one\n", "two\n"] {

@@ -135,7 +135,7 @@ async fn begin(
     replication::permit_connection(&mut gate, &reading, !connection.target.columns.is_empty())?;
 
     let (upstream, user) = log_in(connection, &admission, startup, client).await?;
-    let Upstream { mut server, greetings, key, encoding, server_is_utf8 } = upstream;
+    let Upstream { mut server, greetings, key, encoding, conforming, server_is_utf8 } = upstream;
     let shared = Shared::of(&reading.target, connection.destination, &reading.database);
     let mut asides = Vec::new();
     let (snapshot, rules) = match reading.replication {
@@ -176,6 +176,7 @@ async fn begin(
         database,
         view: view.clone(),
         encoding,
+        conforming,
         server_is_utf8,
         key: Arc::clone(&connection.masking_key),
     });

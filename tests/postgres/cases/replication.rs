@@ -32,14 +32,18 @@ fn receive(proxy: &Proxy, words: &[&str]) -> Cmd {
     Cmd::new(format!("{BIN}/pg_recvlogical")).args(["--slot", "s", "-d", &proxy.dsn("")]).args(words.iter().copied())
 }
 
+/// All changes up to now.
+fn stream(server: &Postgres, proxy: &Proxy) -> Outcome<String> {
+    let end = server.sql("shop", "SELECT pg_current_wal_insert_lsn()")?;
+    receive(proxy, &["--start", "--endpos", end.trim(), "-f", "-"]).limit(Duration::from_secs(30)).ok()
+}
+
 pub fn logical() -> Outcome {
     let server = publisher()?;
     let proxy = Builder::new(&server).start()?;
     receive(&proxy, &["--create-slot", "-P", "test_decoding"]).ok()?;
     server.sql("shop", "INSERT INTO people VALUES (2, 'Grace')")?;
-    let end = server.sql("shop", "SELECT pg_current_wal_lsn()")?;
-    let streamed =
-        receive(&proxy, &["--start", "--endpos", end.trim(), "-f", "-"]).limit(Duration::from_secs(30)).ok()?;
+    let streamed = stream(&server, &proxy)?;
     holds(&streamed, "'Grace'")?;
     let log = proxy.log_text();
     holds(&log, "START_REPLICATION SLOT")?;
@@ -58,7 +62,6 @@ pub fn logical() -> Outcome {
     wait_until("the table is copied", Duration::from_secs(30), || has("Ada,Grace"))?;
     server.sql("shop", "INSERT INTO people VALUES (3, 'Edsger')")?;
     wait_until("a change has come", Duration::from_secs(30), || has("Ada,Grace,Edsger"))?;
-    // A changed policy is asked again while it streams.
     subscriber.sql(
         "postgres",
         "ALTER SUBSCRIPTION s2 DISABLE; ALTER SUBSCRIPTION s2 SET (slot_name = NONE); DROP SUBSCRIPTION s2",
@@ -71,9 +74,7 @@ pub fn logical() -> Outcome {
     holds(&receive(&proxy, &["--drop-slot"]).run()?.stderr, "columns that are masked")?;
     holds(&proxy.log_text(), "connection-refused")?;
     let proxy = masked(|_| None)?;
-    let end = server.sql("shop", "SELECT pg_current_wal_lsn()")?;
-    let streamed =
-        receive(&proxy, &["--start", "--endpos", end.trim(), "-f", "-"]).limit(Duration::from_secs(30)).ok()?;
+    let streamed = stream(&server, &proxy)?;
     holds(&streamed, "'Edsger'")?;
     lacks(&proxy.log_text(), "Edsger")?;
     receive(&proxy, &["--drop-slot"]).ok().map(drop)

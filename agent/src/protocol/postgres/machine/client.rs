@@ -67,7 +67,10 @@ impl Machine {
                 }
             },
         };
-        if self.queue.0.len() >= PENDING && frame.kind != from_client::TERMINATE {
+        // Once it is full it has to become half empty: a Flush for each message would cost the server a packet for each.
+        let most = if self.crowded { PENDING / 2 } else { PENDING };
+        self.crowded = self.queue.0.len() >= most;
+        if self.crowded && frame.kind != from_client::TERMINATE {
             if !waited {
                 // Without a Sync the server may keep its answers to itself.
                 self.housekeeping(message::write_bare(from_client::FLUSH));
@@ -288,7 +291,7 @@ impl Machine {
                 Some(understood) => understood,
                 None => return Ok(Outcome::Wait(frame)),
             },
-            None => self.incomprehensible(),
+            None => self.incomprehensible(Some("the catalogue has no such function")),
         };
         let statement = Arc::clone(&understood.statement);
         let parameters = call.arguments.iter().enumerate().map(|(position, argument)| {

@@ -148,7 +148,8 @@ impl Machine {
                 let by_origin = answer.shown.is_none() || answer.logged.is_none();
                 let statement = Some(Arc::clone(&understood.statement));
                 let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, now));
-                let prepared = prepared(Source::Unreadable, Vec::new(), understood.clone());
+                let source = Source::Parse(Arc::clone(&understood.text));
+                let prepared = prepared(source, Vec::new(), understood.clone());
                 let bound = Some(Bound { prepared, epoch, operation, once: true });
                 let portal = Arc::new(Portal { understood, bound });
                 if by_origin {

@@ -227,8 +227,9 @@ impl Operation {
     pub fn may_copy(&self, direction: Direction) -> bool {
         let parts = self.statement.as_ref().map_or(&[][..], |statement| &statement.parts);
         let of = |part: &sql::Part| direction.is_of(&part.effect);
-        // One command of replication has several answers.
-        parts.get(self.part).is_some_and(of) || direction != Direction::In && self.replicates()
+        // What could not be read may be anything, and one command of replication has several answers.
+        let unread = direction != Direction::Both && self.statement.as_ref().is_some_and(|it| it.unread.is_some());
+        parts.get(self.part).is_some_and(of) || unread || direction != Direction::In && self.replicates()
     }
 
     fn replicates(&self) -> bool {

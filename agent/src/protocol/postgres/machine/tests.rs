@@ -4,6 +4,7 @@ mod copies;
 mod laws;
 mod rig;
 mod rows;
+mod server;
 mod toy;
 
 use self::rig::*;

@@ -5,10 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{
-    super::*,
-    toy::{Server, Toy},
-};
+use super::{super::*, server::Server, toy::Toy};
 use crate::{
     gate::{Gate, Services},
     model::{Action, Decide, Executable, Flow, Gone, Liveness, Principal, Process, Request, Subject, Verdict},

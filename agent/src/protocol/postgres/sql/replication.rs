@@ -73,8 +73,8 @@ pub(super) fn command(replication: Replication, text: &str, reading: &Reading) -
     let end = text.find(|letter: char| !letter.is_ascii_alphabetic() && letter != '_').unwrap_or(text.len());
     let known = COMMANDS.iter().any(|command| command.eq_ignore_ascii_case(&text[..end]));
     known.then(|| Statement {
-        action: replicating(replication, reading),
-        text: text::whole(text),
+        action: replicating(replication, reading).into(),
+        text: text::whole(text).into(),
         parameters_clear: false,
         parts: vec![Part { answer: Answer::Clear, effect: Effect::Replicates }],
         unknown_names: false,

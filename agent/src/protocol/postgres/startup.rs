@@ -8,6 +8,7 @@ use super::{
     error::{self, NativeError},
     frame::{Fields, Malformed, server},
     message::{put_string, write},
+    sql::Replication,
     view::Encoding,
 };
 use crate::masking::{Masked, without_values};
@@ -102,6 +103,8 @@ pub struct Startup {
     pub database: String,
     /// Settings, with those out of `options`.
     pub settings: Vec<(String, String)>,
+    /// What for, if it is to be a replication connection.
+    pub replication: Option<Replication>,
 }
 
 /// What is wrong with an opening.
@@ -116,9 +119,9 @@ pub enum StartupError {
     /// No user.
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
-    /// A replication connection.
-    #[error("replication connections are not supported")]
-    Replication,
+    /// A replication connection of an unknown kind.
+    #[error("invalid value for parameter \"replication\": \"{0}\"")]
+    Replication(String),
     /// Something in `options` that is not a setting.
     #[error("only settings (-c name=value, --name=value) are supported in options, not \"{0}\"")]
     Option(String),
@@ -139,9 +142,9 @@ impl StartupError {
     pub fn native(&self) -> NativeError {
         let code = match self {
             Self::Malformed => error::PROTOCOL_VIOLATION,
-            Self::Version(..) | Self::Replication | Self::Option(_) => error::NOT_SUPPORTED,
+            Self::Version(..) | Self::Option(_) => error::NOT_SUPPORTED,
             Self::NoUser => error::AUTHORIZATION,
-            Self::Encoding(_) => error::PARAMETER,
+            Self::Encoding(_) | Self::Replication(_) => error::PARAMETER,
         };
         NativeError::fatal(code, self.to_string())
     }
@@ -187,10 +190,9 @@ fn startup(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
             "user" => startup.user = value,
             "database" => database = Some(value),
             "options" => startup.settings.extend(options(&value)?),
-            "replication" => match value.as_str() {
-                "false" | "off" | "no" | "0" => {}
-                _ => return Err(StartupError::Replication),
-            },
+            "replication" => {
+                startup.replication = Replication::named(&value).ok_or(StartupError::Replication(value))?;
+            }
             _ if name.starts_with("_pq_.") => startup.protocol_options.push(name),
             _ => startup.settings.push((name, value)),
         }
@@ -294,7 +296,8 @@ impl Startup {
         packet((PROTOCOL_3, self.upstream_minor()), |bytes| {
             let fixed = [("user", user), ("database", self.database.as_str())];
             let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            for (name, value) in fixed.into_iter().chain(settings) {
+            let replication = self.replication.map(|replication| ("replication", replication.name()));
+            for (name, value) in fixed.into_iter().chain(replication).chain(settings) {
                 put_string(bytes, name.as_bytes());
                 put_string(bytes, value.as_bytes());
             }

@@ -4,6 +4,7 @@ mod build;
 mod older;
 mod run;
 mod setup;
+mod sources;
 mod suites;
 mod test;
 mod tidy;

@@ -15,7 +15,10 @@ use std::{
 
 use nix::unistd::Uid;
 
-use crate::run::{self, Outcome};
+use crate::{
+    run::{self, Outcome},
+    sources,
+};
 
 /// Debian packages that building and testing need, beside those of [`KERNEL_SIDE_PACKAGES`].
 const PACKAGES: &[&str] = &[
@@ -88,6 +91,11 @@ fn venv() -> Outcome<PathBuf> {
     Ok(tools()?.join(format!("{python}-{}", packages.join("-"))))
 }
 
+/// PostgreSQL's own regression tests.
+fn regression_tests() -> Outcome<PathBuf> {
+    Ok(tools()?.join("postgresql-15-regress"))
+}
+
 /// The compiler of the kernel side: it needs the source of the standard library, and an LLVM that bpf-linker can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Toolchain {
@@ -157,7 +165,8 @@ pub fn setup() -> Outcome {
         Missing::find(&toolchain)?.install(&toolchain)?;
         step(&format!("everything is there now ({} s)", start.elapsed().as_secs()));
     }
-    link_venv()
+    link("venv", &venv()?)?;
+    link("regress", &regression_tests()?)
 }
 
 /// What is not there.
@@ -166,6 +175,7 @@ struct Missing {
     components: bool,
     linker: bool,
     python: bool,
+    regress: bool,
 }
 
 impl Missing {
@@ -180,11 +190,12 @@ impl Missing {
             packages,
             components: !["cargo-clippy", "rustfmt"].iter().all(|name| bin.join(name).exists()),
             linker: !linker()?.join("bin/bpf-linker").is_file(),
+            regress: !regression_tests()?.is_dir(),
         })
     }
 
     fn anything(&self) -> bool {
-        !self.packages.is_empty() || self.components || self.linker || self.python
+        !self.packages.is_empty() || self.components || self.linker || self.python || self.regress
     }
 
     fn install(&self, toolchain: &Toolchain) -> Outcome {
@@ -200,6 +211,9 @@ impl Missing {
         }
         if self.python {
             install_python()?;
+        }
+        if self.regress {
+            sources::regression_tests(&regression_tests()?)?;
         }
         Ok(())
     }
@@ -331,10 +345,10 @@ fn install_python() -> Outcome {
     fs::write(venv.join(COMPLETE), "").map_err(|error| format!("{}: {error}", venv.display()))
 }
 
-/// The tests find the virtual environment by a link beside themselves, `target/tools/venv`, however they are started.
-fn link_venv() -> Outcome {
-    let (venv, link) = (venv()?, run::target().join("tools/venv"));
-    if fs::read_link(&link).is_ok_and(|there| there == venv) {
+/// The tests find what all checkouts share by links beside themselves, in `target/tools`, however they are started.
+fn link(name: &str, to: &Path) -> Outcome {
+    let link = run::target().join("tools").join(name);
+    if fs::read_link(&link).is_ok_and(|there| there == to) {
         return Ok(());
     }
     // Made aside and moved into place, because another setup may be doing the same.
@@ -344,7 +358,7 @@ fn link_venv() -> Outcome {
         if link.is_dir() && !link.is_symlink() {
             fs::remove_dir_all(&link)?;
         }
-        symlink(&venv, &aside)?;
+        symlink(to, &aside)?;
         fs::rename(&aside, &link)
     };
     replace().map_err(|error| format!("{}: {error}", link.display()))

@@ -38,6 +38,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "bypass", everyday: 320, full: 320 },
     Suite { name: "doctor", everyday: 13, full: 13 },
     Suite { name: "e2e", everyday: 63, full: 63 },
+    Suite { name: "regress", everyday: 200, full: 200 },
     Suite { name: "attacks", everyday: 24, full: 24 },
     Suite { name: "netns", everyday: 15, full: 15 },
     Suite { name: "lifecycle", everyday: 31, full: 31 },

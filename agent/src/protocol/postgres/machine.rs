@@ -118,6 +118,8 @@ pub struct Start {
     pub view: Arc<dyn View>,
     /// Encoding of the client's texts, as the server reported it.
     pub encoding: Encoding,
+    /// Whether `standard_conforming_strings` is on, as the server reported it: a backslash in a literal is one.
+    pub conforming: bool,
     /// Whether the server's own encoding is UTF-8: else only ASCII is understood as the server does.
     pub server_is_utf8: bool,
     /// Key of the target for the style `hash`.

@@ -129,7 +129,7 @@ async fn begin(
     permit_settings(&mut gate, startup, &reading)?;
 
     let (upstream, user) = log_in(connection, &admission, startup, client).await?;
-    let Upstream { mut server, greetings, key, encoding, server_is_utf8 } = upstream;
+    let Upstream { mut server, greetings, key, encoding, conforming, server_is_utf8 } = upstream;
     let shared = Shared::of(&reading.target, connection.destination, &reading.database);
     let mut asides = Vec::new();
     let snapshot = shared.young(&mut server, &admission, &mut asides).await?;
@@ -163,6 +163,7 @@ async fn begin(
         database,
         view: view.clone(),
         encoding,
+        conforming,
         server_is_utf8,
         key: Arc::clone(&connection.masking_key),
     });

@@ -114,7 +114,7 @@ pub enum StartupError {
     #[error("only settings (-c name=value, --name=value) are supported in options, not \"{0}\"")]
     Option(String),
     /// An encoding that is not understood.
-    #[error("client_encoding \"{0}\" is not supported: use UTF8, LATIN1 or SQL_ASCII")]
+    #[error("client_encoding \"{0}\" is not supported: use UTF8, or another that only adds to ASCII")]
     Encoding(String),
 }
 

@@ -163,6 +163,8 @@ pub struct Upstream {
     pub key: Option<CancelKey>,
     /// Encoding of the client's texts.
     pub encoding: Encoding,
+    /// Whether `standard_conforming_strings` is on.
+    pub conforming: bool,
     /// Whether the server's own encoding is UTF-8.
     pub server_is_utf8: bool,
 }
@@ -290,7 +292,7 @@ fn without_channel_binding(frame: &Frame) -> Result<Bytes, Malformed> {
 /// [`UpstreamError`]
 pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
     let mut greetings = Vec::new();
-    let (mut key, mut encoding, mut server_is_utf8) = (None, Encoding::Ascii, false);
+    let (mut key, mut encoding, mut conforming, mut server_is_utf8) = (None, Encoding::Ascii, false, false);
     for _ in 0..LOGIN_MESSAGES {
         let frame = server.receive().await?;
         match frame.kind {
@@ -300,9 +302,7 @@ pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
                         encoding = Encoding::named(value).ok_or(UpstreamError::Setting("client_encoding"))?;
                     }
                     (b"server_encoding", value) => server_is_utf8 = Encoding::named(value) == Some(Encoding::Utf8),
-                    (b"standard_conforming_strings", value) if value != b"on" => {
-                        return Err(UpstreamError::Setting("standard_conforming_strings = off"));
-                    }
+                    (b"standard_conforming_strings", value) => conforming = value == b"on",
                     _ => {}
                 }
                 greetings.push(frame);
@@ -310,7 +310,7 @@ pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
             server::NOTICE_RESPONSE => greetings.push(frame),
             server::BACKEND_KEY_DATA => key = Some(CancelKey::read(frame.body())?),
             server::READY_FOR_QUERY if frame.body() == b"I" => {
-                return Ok(Upstream { server, greetings, key, encoding, server_is_utf8 });
+                return Ok(Upstream { server, greetings, key, encoding, conforming, server_is_utf8 });
             }
             server::ERROR_RESPONSE => return Err(refusal(&frame)),
             _ => return Err(UpstreamError::Protocol),

@@ -30,17 +30,81 @@ pub trait View: Send + Sync {
 
 /// How the bytes of a client's texts are read.
 ///
-/// Others are refused: an encoding whose characters may hold bytes of ASCII lets a text mean one thing here and another
-/// thing at the server.
+/// Those whose characters may hold bytes of ASCII are refused: they let a text mean one thing here and another thing at the
+/// server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// `UTF8`
     Utf8,
     /// `LATIN1`
     Latin1,
-    /// `SQL_ASCII`: bytes beyond ASCII mean whatever the server's own encoding makes of them, so they are not understood.
+    /// Any other that only adds to ASCII, and `SQL_ASCII`, where bytes beyond ASCII mean whatever the server's own encoding
+    /// makes of them: they are not understood.
     Ascii,
 }
+
+/// Encodings in which a byte of ASCII is nothing but that character, by all names that the server knows.
+const ADDING_TO_ASCII: &[&[u8]] = &[
+    b"abc",
+    b"alt",
+    b"euccn",
+    b"eucjis2004",
+    b"eucjp",
+    b"euckr",
+    b"euctw",
+    b"iso885910",
+    b"iso885913",
+    b"iso885914",
+    b"iso885915",
+    b"iso885916",
+    b"iso88592",
+    b"iso88593",
+    b"iso88594",
+    b"iso88595",
+    b"iso88596",
+    b"iso88597",
+    b"iso88598",
+    b"iso88599",
+    b"koi8",
+    b"koi8r",
+    b"koi8u",
+    b"latin10",
+    b"latin2",
+    b"latin3",
+    b"latin4",
+    b"latin5",
+    b"latin6",
+    b"latin7",
+    b"latin8",
+    b"latin9",
+    b"sqlascii",
+    b"tcvn",
+    b"tcvn5712",
+    b"vscii",
+    b"win",
+    b"win1250",
+    b"win1251",
+    b"win1252",
+    b"win1253",
+    b"win1254",
+    b"win1255",
+    b"win1256",
+    b"win1257",
+    b"win1258",
+    b"win866",
+    b"win874",
+    b"windows1250",
+    b"windows1251",
+    b"windows1252",
+    b"windows1253",
+    b"windows1254",
+    b"windows1255",
+    b"windows1256",
+    b"windows1257",
+    b"windows1258",
+    b"windows866",
+    b"windows874",
+];
 
 impl Encoding {
     /// By a name as `SET client_encoding` takes it: case and everything but letters and digits is ignored.
@@ -51,7 +115,7 @@ impl Encoding {
         match clean.as_slice() {
             b"utf8" | b"unicode" => Some(Self::Utf8),
             b"latin1" | b"iso88591" => Some(Self::Latin1),
-            b"sqlascii" => Some(Self::Ascii),
+            name if ADDING_TO_ASCII.contains(&name) => Some(Self::Ascii),
             _ => None,
         }
     }

@@ -146,12 +146,16 @@ impl Machine {
 
     /// `Query`: all its statements are decided before any goes.
     fn query(&mut self, frame: Frame, now: Instant) -> Result<Outcome, frame::Malformed> {
-        let Some(text) = self.decode(message::query(frame.body())?) else {
-            return Ok(self.unreadable(frame, Deciding::Query { understood: None }));
-        };
-        let (frame, understood) = match self.comprehend(frame, &text, now) {
-            Ok(comprehended) => comprehended,
-            Err(outcome) => return Ok(outcome),
+        let text = message::query(frame.body())?;
+        let (frame, understood) = match self.text(text) {
+            Ok(text) => match self.comprehend(frame, &text, now) {
+                Ok(comprehended) => comprehended,
+                Err(outcome) => return Ok(outcome),
+            },
+            Err(why) => {
+                let understood = self.unreadable(text, why);
+                (frame, understood)
+            }
         };
         let statement = Arc::clone(&understood.statement);
         let ask = match self.objection(&statement) {
@@ -170,20 +174,25 @@ impl Machine {
             return Ok(Outcome::Done);
         }
         let types = parse.types;
-        let Some(text) = self.decode(parse.text) else {
-            let prepared = prepared(Source::Unreadable, types, self.incomprehensible());
-            return Ok(self.unreadable(frame, Deciding::Parse { name, prepared }));
-        };
-        let (frame, understood) = match self.comprehend(frame, &text, now) {
-            Ok(comprehended) => comprehended,
-            Err(outcome) => return Ok(outcome),
+        let (frame, understood, source) = match self.text(parse.text) {
+            Ok(text) => match self.comprehend(frame, &text, now) {
+                Ok((frame, understood)) => {
+                    let source = Source::Parse(Arc::clone(&understood.text));
+                    (frame, understood, source)
+                }
+                Err(outcome) => return Ok(outcome),
+            },
+            Err(why) => {
+                let understood = self.unreadable(parse.text, why);
+                (frame, understood, Source::Unreadable(why))
+            }
         };
         let statement = Arc::clone(&understood.statement);
         let ask = match self.objection(&statement) {
             Some(denial) => Ask::Refuse(denial),
             None => Ask::Foresee(Self::unproven(&statement)),
         };
-        let prepared = prepared(Source::Parse(Arc::clone(&understood.text)), types, understood);
+        let prepared = prepared(source, types, understood);
         let subject = (statement.action.clone(), statement.text.clone());
         Ok(self.ask(ask, subject, Vec::new(), frame.bytes, Deciding::Parse { name, prepared }))
     }
@@ -292,6 +301,15 @@ impl Machine {
         self.housekeeping(frame.bytes);
         self.expect(Expect::Close, vec![vec![change]], false);
         Ok(Outcome::Done)
+    }
+
+    /// The SQL of these bytes, if the server reads it as we do; else why not.
+    fn text(&self, bytes: &[u8]) -> Result<String, &'static str> {
+        if !self.start.conforming && bytes.contains(&b'\\') {
+            // Without one, a text means the same whatever the setting.
+            return Err("it holds a backslash while standard_conforming_strings is off");
+        }
+        self.decode(bytes).ok_or("its characters cannot be read; use client_encoding UTF8")
     }
 
     /// The text of these bytes, if the server understands them as we do.

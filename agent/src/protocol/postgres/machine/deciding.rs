@@ -1,7 +1,6 @@
 //! Operations between their question and their verdict, and what becomes of them then.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, OnceLock},
     time::Instant,
 };
@@ -9,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Ask, Client, Expect, Frame, Machine, Question, Step,
+    Ask, Client, Expect, Machine, Question, Step,
     answer::{Answer, Operation},
     client::Outcome,
     from_client, message,
@@ -18,7 +17,7 @@ use super::{
 use crate::{
     gate::{Held, Released},
     masking::{self, without_values},
-    model::{Action, Denial, Request, Resource},
+    model::{Action, Denial, Resource},
     protocol::postgres::{
         sql::{self, Effect, Statement},
         value::Rows,
@@ -73,19 +72,6 @@ impl Machine {
         self.client = Client::Deciding(Box::new(deciding));
         self.steps.push_back(Step::Decide(Question { held, ask }));
         Outcome::Done
-    }
-
-    /// A text that cannot be read in the client's encoding, or not as the server would.
-    pub(super) fn unreadable(&mut self, frame: Frame, deciding: Deciding) -> Outcome {
-        let denial =
-            Denial::closed("the text cannot be read in the client's encoding").with_hint("Use client_encoding UTF8.");
-        self.ask(
-            Ask::Refuse(denial),
-            opaque(&self.start.database, "(unreadable text)"),
-            Vec::new(),
-            frame.bytes,
-            deciding,
-        )
     }
 
     /// What we hold against a statement ourselves.
@@ -202,7 +188,5 @@ pub(super) fn prepared(source: Source, types: Vec<u32>, understood: Understood) 
 
 /// The most dangerous action, for what is not understood, and what is shown of it.
 pub(super) fn opaque(database: &Resource, shown: &str) -> (Action, masking::Masked<String>) {
-    let request = Request::new("sql:opaque", database.clone());
-    let action = Action { requests: [request].into(), facts: BTreeMap::new() };
-    (action, without_values(shown.to_owned()))
+    (sql::opaque(database), without_values(shown.to_owned()))
 }

@@ -14,6 +14,7 @@ use super::{
     names::{Lookup, Prepared, Source, Understood},
 };
 use crate::{
+    masking::without_values,
     model::Denial,
     protocol::postgres::sql::{Answer, Effect, Names, Part, Statement},
 };
@@ -94,18 +95,21 @@ impl Machine {
             Source::Parse(text) => (classify(text), Arc::clone(text)),
             Source::Prepare(text, position) => match classify(text).parts.get(*position).map(|part| &part.effect) {
                 Some(Effect::Prepare { statement, .. }) => (Arc::clone(statement), Arc::clone(text)),
-                _ => return self.incomprehensible(),
+                _ => return self.incomprehensible(None),
             },
-            Source::Unreadable => return self.incomprehensible(),
+            Source::Unreadable(why) => return self.incomprehensible(Some(why)),
         };
         Understood { statement, text, stamp: self.stamp }
     }
 
     /// What is not understood.
-    pub(super) fn incomprehensible(&self) -> Understood {
+    pub(super) fn incomprehensible(&self, unread: Option<&str>) -> Understood {
         let (action, text) = opaque(&self.start.database, "(not understood)");
-        let denial = Denial::closed("it cannot be told what this statement means").with_hint("Prepare it again.");
-        let part = Part { answer: Answer::Unproven(denial), effect: Effect::ChangesCatalogue };
+        let denial = Denial::closed("it cannot be told what this statement means")
+            .with_hint(unread.map_or("Prepare it again.".to_owned(), |why| format!("It could not be read: {why}.")));
+        // Where nothing is hidden there is nothing to prove.
+        let answer = if self.start.view.hides() { Answer::Unproven(denial) } else { Answer::Clear };
+        let part = Part { answer, effect: Effect::ChangesCatalogue };
         let statement = Statement {
             action,
             text,
@@ -113,9 +117,18 @@ impl Machine {
             parts: vec![part],
             unknown_names: false,
             looks_up_names: false,
-            unread: None,
+            unread: unread.map(str::to_owned),
         };
         Understood { statement: Arc::new(statement), text: "".into(), stamp: self.stamp }
+    }
+
+    /// A text that the server reads otherwise than we do. It is recorded if nothing in the database is masked.
+    pub(super) fn unreadable(&self, text: &[u8], why: &str) -> Understood {
+        let mut understood = self.incomprehensible(Some(why));
+        if !self.start.view.masks() {
+            Arc::make_mut(&mut understood.statement).text = without_values(String::from_utf8_lossy(text).into_owned());
+        }
+        understood
     }
 }
 

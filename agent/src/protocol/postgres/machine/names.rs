@@ -41,8 +41,8 @@ pub enum Source {
     Parse(Arc<str>),
     /// The PREPARE that is the statement at this position of a text.
     Prepare(Arc<str>, usize),
-    /// A text that cannot be read, which is only observed.
-    Unreadable,
+    /// A text that cannot be read, and why.
+    Unreadable(&'static str),
 }
 
 impl Source {
@@ -50,7 +50,7 @@ impl Source {
     fn bytes(&self) -> usize {
         match self {
             Self::Parse(text) | Self::Prepare(text, _) => text.len(),
-            Self::Unreadable => 0,
+            Self::Unreadable(_) => 0,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Close, Expect, Frame, Machine, NativeError, Step,
+    Client, Close, Expect, Frame, Machine, NativeError, Step,
     answer::{Operation, UnknownOrigin},
     error, frame, guard,
     names::{Change, Described},
@@ -346,16 +346,33 @@ impl Machine {
 
     fn parameter(&mut self, frame: Frame) -> Result<(), Fault> {
         match message::parameter_status(frame.body())? {
-            (b"standard_conforming_strings", value) if value != b"on" => {
-                return Err(Fault::Setting("standard_conforming_strings must be on"));
+            (b"standard_conforming_strings", value) => {
+                let conforming = value == b"on";
+                self.reads_otherwise(conforming != self.start.conforming)?;
+                self.start.conforming = conforming;
             }
             (b"client_encoding", value) => {
-                self.start.encoding = Encoding::named(value)
-                    .ok_or(Fault::Setting("client_encoding must be UTF8, LATIN1 or SQL_ASCII"))?;
+                let encoding = Encoding::named(value).ok_or(Fault::Setting(
+                    "client_encoding must not be one whose characters hold bytes of ASCII: use UTF8",
+                ))?;
+                self.reads_otherwise(encoding != self.start.encoding)?;
+                self.start.encoding = encoding;
             }
             _ => {}
         }
         self.show(without_values(frame.bytes));
+        Ok(())
+    }
+
+    /// From now on the server reads texts otherwise: none may be under way that was understood as before.
+    fn reads_otherwise(&self, changes: bool) -> Result<(), Fault> {
+        let text = |pending: &Pending| matches!(pending.expect, Expect::Query(_) | Expect::Parse);
+        let under_way = matches!(self.client, Client::Deciding(_)) || self.queue.0.iter().skip(1).any(text);
+        if changes && under_way {
+            return Err(Fault::Setting(
+                "a setting changed how a statement that was under way is read: wait for its answer",
+            ));
+        }
         Ok(())
     }
 

@@ -155,17 +155,53 @@ fn the_catalogue_is_read_after_it_changed_and_before_the_next_decision() {
 }
 
 #[test]
-fn a_setting_that_changes_how_texts_are_read_closes() {
-    for (name, value) in [("standard_conforming_strings", "off"), ("client_encoding", "SJIS")] {
-        let mut rig = Rig::new(false);
-        let status = message::write(from_server::PARAMETER_STATUS, |body| {
-            message::put_string(body, name.as_bytes());
-            message::put_string(body, value.as_bytes());
-        });
-        rig.machine.push_server(&status);
-        rig.settle();
-        assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server(_)))), "{name}");
+fn an_encoding_that_hides_ascii_closes() {
+    let mut rig = Rig::new(false);
+    rig.machine.push_server(&parameter("client_encoding", "SJIS"));
+    rig.settle();
+    assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server(_)))));
+}
+
+#[test]
+fn a_text_that_the_setting_makes_ambiguous_is_the_most_dangerous() {
+    for (name, value, text, dangerous) in [
+        ("standard_conforming_strings", "off", "select \\", true),
+        ("standard_conforming_strings", "off", "select 1", false),
+        ("standard_conforming_strings", "on", "select \\", false),
+        ("client_encoding", "LATIN9", "select \u{e4}", true),
+        ("client_encoding", "EUC_KR", "select 1", false),
+    ] {
+        for hides in [false, true] {
+            let mut rig = Rig::new(hides);
+            rig.machine.push_server(&parameter(name, value));
+            rig.settle();
+            rig.send(&[query(text)]);
+            let asked = rig.did.iter().find_map(|did| if let Did::Asked(action) = did { Some(action) } else { None });
+            let opaque = asked.expect("it was asked").requests.iter().any(|request| request.action == "sql:opaque");
+            assert_eq!(opaque, dangerous, "{name} = {value}: {text}");
+        }
     }
+}
+
+#[test]
+fn a_setting_that_changes_how_a_text_under_way_is_read_closes() {
+    for (name, value) in [("standard_conforming_strings", "off"), ("client_encoding", "LATIN9")] {
+        let mut rig = Rig::new(false);
+        for message in [query("begin"), query("select 1")] {
+            rig.machine.push_client(&message);
+        }
+        rig.steps();
+        rig.machine.push_server(&parameter(name, value));
+        rig.steps();
+        assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server("unsafe setting")))), "{name}");
+    }
+}
+
+fn parameter(name: &str, value: &str) -> Bytes {
+    message::write(from_server::PARAMETER_STATUS, |body| {
+        message::put_string(body, name.as_bytes());
+        message::put_string(body, value.as_bytes());
+    })
 }
 
 #[test]

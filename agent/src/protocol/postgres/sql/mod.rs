@@ -78,7 +78,7 @@ use std::sync::Arc;
 
 use crate::{
     masking::Masked,
-    model::{Action, Denial, Request},
+    model::{Action, Denial, Request, Resource},
 };
 use catalogue::Catalogue;
 use masks::Masking;
@@ -246,18 +246,24 @@ pub fn classify(
     }
 }
 
-/// What is to be said of a text that could not be read: nothing is known, so everything is asked for.
-fn unparsed(text: &str, unread: &Unread, reading: &Reading, masking: &Masking) -> Statement {
-    let mut proof = Proof::new(masking);
-    proof.obscure("the statement could not be parsed".into());
+/// The most dangerous action, for what has no text that could be read.
+#[must_use]
+pub fn opaque(database: &Resource) -> Action {
     let findings = Findings {
-        requests: [Request::new("sql:opaque", requests::database(reading))].into(),
+        requests: [Request::new("sql:opaque", database.clone())].into(),
         unbounded: true,
         statements: 1,
         ..Findings::default()
     };
+    findings.into_action()
+}
+
+/// What is to be said of a text that could not be read: nothing is known, so everything is asked for.
+fn unparsed(text: &str, unread: &Unread, reading: &Reading, masking: &Masking) -> Statement {
+    let mut proof = Proof::new(masking);
+    proof.obscure("the statement could not be parsed".into());
     Statement {
-        action: findings.into_action(),
+        action: opaque(&requests::database(reading)),
         text: if masking.masks() || !unread.may_be_scanned() { text::unread(text) } else { text::placeholders(text) },
         parameters_clear: false,
         parts: vec![Part { answer: proof.answer(), effect: Effect::ChangesCatalogue }],

@@ -26,7 +26,13 @@ impl Walker<'_> {
             NodeEnum::VariableShowStmt(_) | NodeEnum::ConstraintsSetStmt(_) | NodeEnum::UnlistenStmt(_) => {
                 self.ask_database("sql:basics");
             }
-            NodeEnum::VariableSetStmt(statement) => self.variable(statement),
+            NodeEnum::VariableSetStmt(statement) => {
+                self.variable(statement);
+                // What follows is read otherwise, so it waits, as after a change of the catalogue.
+                if settings::changes_reading(&statement.name) {
+                    return Effect::ChangesCatalogue;
+                }
+            }
             NodeEnum::DiscardStmt(statement) => {
                 self.ask_database("sql:basics");
                 return match statement.target() {

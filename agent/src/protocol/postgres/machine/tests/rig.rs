@@ -136,6 +136,7 @@ impl Rig {
             database: Resource::target("toy").child("Database", "toy"),
             view: Arc::new(Toy { masks }),
             encoding: Encoding::Utf8,
+            conforming: true,
             server_is_utf8: true,
             key: Arc::from([1; 32]),
         });

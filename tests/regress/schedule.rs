@@ -7,7 +7,9 @@ use agent_tests::Outcome;
 /// Tests that are left out everyday: they define much, and after each definition the catalogue is read again. What they would
 /// have made is missing on both sides alike.
 const LONG: &[&str] = &[
-    "plpgsql", "join_hash", "create_table",
+    "plpgsql",
+    "join_hash",
+    "create_table",
     "aggregates",
     "alter_generic",
     "alter_table",

@@ -23,14 +23,21 @@ use crate::{
 /// Debian packages that building and testing need, beside those of [`KERNEL_SIDE_PACKAGES`].
 const PACKAGES: &[&str] = &[
     "ca-certificates",
+    "default-jre-headless",
     "dnsmasq-base",
     "gcc",
     "haproxy",
     "iproute2",
     "libc6-dev",
     "libclang-dev",
+    // A compiler for Java that needs no more than a runtime.
+    "libecj-java",
+    "libpostgresql-jdbc-java",
+    // Asking psycopg2's source distribution what it is needs pg_config.
+    "libpq-dev",
     "llvm-22-dev",
     "make",
+    "odbc-postgresql",
     "pgbouncer",
     "pkg-config",
     "postgresql-15",
@@ -39,6 +46,7 @@ const PACKAGES: &[&str] = &[
     "python3-venv",
     // For systemd-analyze.
     "systemd",
+    "unixodbc",
     "util-linux",
 ];
 
@@ -50,7 +58,21 @@ const BPF_LINKER: &str = "0.13.0";
 const LLVM: u32 = 22;
 
 /// Python packages, pinned, for the tests' virtual environment.
-const PYTHON_PACKAGES: &[&str] = &["asyncpg==0.30.0", "psycopg[binary]==3.2.9"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "asyncpg==0.30.0",
+    "pg8000==1.31.2",
+    "psycopg2-binary==2.9.10",
+    "psycopg[binary]==3.2.9",
+    "pyodbc==5.2.0",
+    "pytest==8.4.2",
+    "SQLAlchemy==2.0.43",
+];
+
+/// Python packages whose source distributions have tests, pinned as above: these are what the drivers' authors test with.
+const PYTHON_SOURCES: &[&str] = &["asyncpg==0.30.0", "pg8000==1.31.2", "psycopg2==2.9.10"];
+
+/// Packages for Node, pinned.
+const NODE_PACKAGES: &[&str] = &["pg@8.16.3", "pg-copy-streams@7.0.0", "pg-cursor@2.15.3"];
 
 /// In a virtual environment: an empty file that says that everything is in it.
 const COMPLETE: &str = "complete";
@@ -89,6 +111,16 @@ fn venv() -> Outcome<PathBuf> {
     let words: Vec<&str> = PYTHON_PACKAGES.iter().flat_map(|name| name.split(['[', ']', '='])).collect();
     let packages: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     Ok(tools()?.join(format!("{python}-{}", packages.join("-"))))
+}
+
+/// Where the drivers' own tests are, and what they are the tests of.
+fn python_sources() -> Outcome<PathBuf> {
+    Ok(tools()?.join(format!("python-sources-{}", PYTHON_SOURCES.join("-").replace("==", "-"))))
+}
+
+/// Node's packages.
+fn node_packages() -> Outcome<PathBuf> {
+    Ok(tools()?.join(format!("node-{}", NODE_PACKAGES.join("-").replace('@', "-"))))
 }
 
 /// PostgreSQL's own regression tests.
@@ -166,6 +198,8 @@ pub fn setup() -> Outcome {
         step(&format!("everything is there now ({} s)", start.elapsed().as_secs()));
     }
     link("venv", &venv()?)?;
+    link("python-sources", &python_sources()?)?;
+    link("node", &node_packages()?)?;
     link("regress", &regression_tests()?)
 }
 
@@ -175,13 +209,19 @@ struct Missing {
     components: bool,
     linker: bool,
     python: bool,
+    python_sources: bool,
+    node: bool,
     regress: bool,
 }
 
 impl Missing {
     fn find(toolchain: &Toolchain) -> Outcome<Self> {
         let kernel_side = if *toolchain == Toolchain::Debian { KERNEL_SIDE_PACKAGES } else { &[] };
-        let packages = missing_packages(&[PACKAGES, kernel_side].concat())?;
+        let mut packages = missing_packages(&[PACKAGES, kernel_side].concat())?;
+        // Node comes from others than Debian, too, and then with npm in the same package.
+        if !["node", "npm"].iter().all(|name| run::is_on_path(name)) {
+            packages.extend(["nodejs", "npm"]);
+        }
         let sysroot = run::output(Command::new("rustc").args(["--print", "sysroot"]))?;
         let bin = Path::new(sysroot.trim()).join("bin");
         Ok(Self {
@@ -190,12 +230,20 @@ impl Missing {
             packages,
             components: !["cargo-clippy", "rustfmt"].iter().all(|name| bin.join(name).exists()),
             linker: !linker()?.join("bin/bpf-linker").is_file(),
+            python_sources: !python_sources()?.join(COMPLETE).is_file(),
+            node: !node_packages()?.join(COMPLETE).is_file(),
             regress: !regression_tests()?.is_dir(),
         })
     }
 
     fn anything(&self) -> bool {
-        !self.packages.is_empty() || self.components || self.linker || self.python || self.regress
+        !self.packages.is_empty()
+            || self.components
+            || self.linker
+            || self.python
+            || self.python_sources
+            || self.node
+            || self.regress
     }
 
     fn install(&self, toolchain: &Toolchain) -> Outcome {
@@ -211,6 +259,12 @@ impl Missing {
         }
         if self.python {
             install_python()?;
+        }
+        if self.python_sources {
+            install_python_sources()?;
+        }
+        if self.node {
+            install_node()?;
         }
         if self.regress {
             sources::regression_tests(&regression_tests()?)?;
@@ -342,7 +396,47 @@ fn install_python() -> Outcome {
     let _ = fs::remove_dir_all(&venv);
     run::must(Command::new(PYTHON).args(["-m", "venv"]).arg(&venv))?;
     run::must(Command::new(venv.join("bin/pip")).args(["install", "--quiet"]).args(PYTHON_PACKAGES))?;
-    fs::write(venv.join(COMPLETE), "").map_err(|error| format!("{}: {error}", venv.display()))
+    complete(&venv)
+}
+
+fn install_python_sources() -> Outcome {
+    let dir = python_sources()?;
+    step(&format!("unpacking the sources of {} in {}", PYTHON_SOURCES.join(" "), dir.display()));
+    begin(&dir)?;
+    let mut download = Command::new(venv()?.join("bin/pip"));
+    // By name, because what builds them would be built from source as well.
+    let names: Vec<&str> = PYTHON_SOURCES.iter().filter_map(|package| package.split("==").next()).collect();
+    download.args(["download", "--quiet", "--no-deps", "--no-binary", &names.join(","), "--dest"]).arg(&dir);
+    run::must(download.args(PYTHON_SOURCES))?;
+    for package in PYTHON_SOURCES {
+        let archive = dir.join(format!("{}.tar.gz", package.replace("==", "-")));
+        run::must(Command::new("tar").args(["--extract", "--file"]).arg(&archive).arg("--directory").arg(&dir))?;
+        let name = package.split("==").next().unwrap_or(package);
+        let named = |error: io::Error| format!("{}: {error}", archive.display());
+        fs::rename(dir.join(package.replace("==", "-")), dir.join(name)).map_err(named)?;
+        fs::remove_file(&archive).map_err(named)?;
+    }
+    complete(&dir)
+}
+
+fn install_node() -> Outcome {
+    let dir = node_packages()?;
+    step(&format!("installing {} in {}", NODE_PACKAGES.join(" "), dir.display()));
+    begin(&dir)?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&dir);
+    run::must(npm.args(NODE_PACKAGES).current_dir(&dir))?;
+    complete(&dir)
+}
+
+/// A directory with nothing of an earlier try in it.
+fn begin(dir: &Path) -> Outcome {
+    let _ = fs::remove_dir_all(dir);
+    fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))
+}
+
+fn complete(dir: &Path) -> Outcome {
+    fs::write(dir.join(COMPLETE), "").map_err(|error| format!("{}: {error}", dir.display()))
 }
 
 /// The tests find what all checkouts share by links beside themselves, in `target/tools`, however they are started.

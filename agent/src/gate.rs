@@ -60,12 +60,15 @@ impl Held {
         &self.action
     }
 
-    /// Lets the bytes go.
+    /// Lets the bytes go, and what else will belong to the operation.
     ///
     /// # Errors
     /// [`WrongPermit`] if the permit is for another operation.
-    pub fn release(self, permit: Permit) -> Result<Released, WrongPermit> {
-        if permit.serial == self.serial { Ok(Released(self.bytes)) } else { Err(WrongPermit) }
+    pub fn release(self, permit: Permit) -> Result<(Released, Ongoing), WrongPermit> {
+        if permit.serial != self.serial {
+            return Err(WrongPermit);
+        }
+        Ok((Released(self.bytes), Ongoing { operation: permit.operation }))
     }
 }
 
@@ -82,6 +85,26 @@ impl Permit {
     #[must_use]
     pub fn operation(&self) -> u64 {
         self.operation
+    }
+}
+
+/// Leave to send what belongs to an operation that was let go: the data of a COPY.
+#[derive(Clone, Copy, Debug)]
+pub struct Ongoing {
+    operation: u64,
+}
+
+impl Ongoing {
+    /// Number of the operation within its session, as in the log.
+    #[must_use]
+    pub fn operation(self) -> u64 {
+        self.operation
+    }
+
+    /// Lets a part of the operation's data go.
+    #[must_use]
+    pub fn data(self, bytes: Bytes) -> Released {
+        Released(bytes)
     }
 }
 

@@ -43,8 +43,16 @@ pub fn cases<'a>(suite: Suite<'a>, world: &'a World) -> Suite<'a> {
             let script = "BEGIN;\nDECLARE c CURSOR FOR SELECT ssn FROM customers ORDER BY id;\nFETCH 1 FROM c;\nFETCH 1 FROM c;\nCLOSE c;\nCOMMIT;\n";
             expect(world, READER, script, &["***1120", "***9999"], &[])
         })
-        .case("COPY is refused in both directions", || {
-            expect(world, WRITER, "COPY customers TO STDOUT;\nCOPY orders FROM STDIN;\n\\.\nSELECT 5;\n", &["5"], &["denied by Postern"])
+        .case("COPY is refused in both directions to who may only read", || {
+            let script = "COPY orders TO STDOUT;\nCOPY orders FROM STDIN;\nSELECT 5;\n";
+            expect(world, READER, script, &["5"], &["sql:copy_out", "sql:copy_in"])
+        })
+        .case("COPY goes in both directions, without the masked columns", || {
+            let script = "COPY orders (id, customer, amount) FROM STDIN;\n300\t1\t7.5\n301\t2\t8.5\n\\.\n\
+                          COPY (SELECT id, amount FROM orders WHERE id >= 300 ORDER BY id) TO STDOUT WITH (FORMAT csv);\n\
+                          COPY customers (id, name) TO STDOUT;\nCOPY customers TO STDOUT;\n\
+                          COPY (SELECT ssn FROM customers) TO STDOUT;\nDELETE FROM orders WHERE id >= 300;\n";
+            expect(world, WRITER, script, &["300,7.50", "301,8.50", "1\tAnn", "2\tBen", "3\tCat"], &["customers", "ssn"])
         })
         .case("a masked column in a predicate is refused", || {
             expect(world, READER, "SELECT id FROM customers WHERE ssn LIKE '078%';\n", &[], &["denied by Postern"])

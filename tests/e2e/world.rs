@@ -40,7 +40,10 @@ permit (principal in Role::"analyst", action in [Action::"connect", Action::"sql
 @id("write")
 permit (
     principal in Role::"writer",
-    action in [Action::"connect", Action::"sql:select", Action::"sql:insert", Action::"sql:update", Action::"sql:delete"],
+    action in [
+        Action::"connect", Action::"sql:select", Action::"sql:insert", Action::"sql:update", Action::"sql:delete",
+        Action::"sql:copy_in", Action::"sql:copy_out"
+    ],
     resource in Target::"shop"
 );
 

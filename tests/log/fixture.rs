@@ -141,7 +141,8 @@ pub fn decided(session: &str, operation: u64, text: &str, verdict: &'static str,
 }
 
 fn finished(session: &str, operation: u64, rows: u64, tag: Option<&str>, error: Option<Failure>) -> Event {
-    Event::Finished { session: session.into(), operation, rows, micros: 1_234, tag: tag.map(str::to_owned), error }
+    let tag = tag.map(str::to_owned);
+    Event::Finished { session: session.into(), operation, rows, copied: None, micros: 1_234, tag, error }
 }
 
 fn ended(session: &str, operations: u64, denied: u64) -> Event {

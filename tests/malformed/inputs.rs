@@ -42,6 +42,10 @@ fn lying(kind: u8, length: i32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn parse(name: &str, sql: &str) -> Vec<u8> {
+    message(b'P', format!("{name}\0{sql}\0\0\0").as_bytes())
+}
+
 /// A packet without a type, as the first of a connection.
 fn packet(code: i32, body: &[u8]) -> Vec<u8> {
     let mut bytes = (body.len() as i32 + 8).to_be_bytes().to_vec();
@@ -151,7 +155,6 @@ pub fn before_ready() -> Vec<Input> {
 /// Inputs for a session that is ready for a query.
 pub fn after_ready() -> Vec<Input> {
     let mut all = Vec::new();
-    let parse = |name: &str, sql: &str| message(b'P', format!("{name}\0{sql}\0\0\0").as_bytes());
     let sync = message(b'S', b"");
     // Every type that the protocol does not give to a client.
     for kind in (0..=255_u8).filter(|kind| !b"QPBDECSHXFpdcf".contains(kind)).step_by(9) {
@@ -228,6 +231,7 @@ pub fn after_ready() -> Vec<Input> {
             (0..5_000).flat_map(|n| parse(&format!("n{n}"), "SELECT 1")).chain(sync.clone()).collect::<Vec<u8>>(),
         ),
     ]);
+    all.extend(copies());
     let mut random = Random(0xD1B5_4A32_D192_ED03);
     for n in 0..60 {
         let count = 1 + (random.next() % 800) as usize;
@@ -252,4 +256,49 @@ pub fn after_ready() -> Vec<Input> {
         all.push(input(format!("a pipeline cut after {cut} bytes"), &good[..cut]));
     }
     all
+}
+
+/// What can be wrong where the server takes data.
+fn copies() -> Vec<Input> {
+    let (data, done, sync) = (message(b'd', b"1\n"), message(b'c', b""), message(b'S', b""));
+    let copy = |name: &str, bytes: Vec<u8>| {
+        let begin = message(b'Q', b"COPY t (id) FROM STDIN\0");
+        input(format!("COPY in, then {name}"), [begin, bytes].concat())
+    };
+    vec![
+        copy("nothing", Vec::new()),
+        copy("half of a header", b"d\0\0".to_vec()),
+        copy("CopyData of length 3", lying(b'd', 3, b"1\n")),
+        copy("CopyData of a negative length", lying(b'd', -1, b"1\n")),
+        copy("CopyData of more than 1 GiB", lying(b'd', 0x3fff_ffff, b"1\n")),
+        copy("CopyData of 1 GiB of which 2 bytes come", lying(b'd', 0x3fff_fffe, b"1\n")),
+        copy(
+            "CopyData in the middle of which Terminate comes",
+            [lying(b'd', 100, b"1\n"), message(b'X', b"")].concat(),
+        ),
+        copy("a Query", [data.clone(), message(b'Q', b"SELECT 1\0")].concat()),
+        copy("a Parse", [data.clone(), parse("", "SELECT 1"), sync.clone()].concat()),
+        copy("a message of an unknown type", message(b'!', b"")),
+        copy("CopyDone of 20,000 bytes", message(b'c', &[0; 20_000])),
+        copy("CopyFail without a terminator", message(b'f', b"no")),
+        copy("10,000 Syncs and the end", [sync.repeat(10_000), done.clone()].concat()),
+        copy("100,000 empty CopyDatas", [message(b'd', b"").repeat(100_000), done.clone()].concat()),
+        copy(
+            "data that is none, and more of it",
+            [message(b'd', b"none\n"), data.repeat(50_000), done.clone()].concat(),
+        ),
+        copy("its end, twice, with data between", [done.clone(), data.clone(), done.clone()].concat()),
+        copy("a line of 4 MiB", [message(b'd', &[b'1'; 4 << 20]), done.clone()].concat()),
+        input(
+            "COPY in that is refused, then data, then another one",
+            [
+                message(b'Q', b"COPY t FROM PROGRAM 'id'\0"),
+                data.repeat(100),
+                done,
+                message(b'Q', b"COPY t (id) FROM STDIN\0"),
+                data,
+            ]
+            .concat(),
+        ),
+    ]
 }

@@ -13,7 +13,11 @@ use agent_tests::{Agent, Auth, Outcome, Postgres, Target, fds, full, rss_kib, su
 
 const POLICY: &str = r#"
 @id("all")
-permit (principal in Role::"client", action in [Action::"connect", Action::"sql:select"], resource in Target::"db");
+permit (
+    principal in Role::"client",
+    action in [Action::"connect", Action::"sql:select", Action::"sql:insert", Action::"sql:copy_in"],
+    resource in Target::"db"
+);
 "#;
 
 /// Rounds of all inputs before anything is measured.

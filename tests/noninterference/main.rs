@@ -47,7 +47,9 @@ const POLICY: &str = r#"
 @id("all")
 permit (
     principal in Role::"client",
-    action in [Action::"connect", Action::"sql:select", Action::"sql:insert", Action::"sql:update", Action::"sql:delete", Action::"sql:lock"],
+    action in [
+        Action::"connect", Action::"sql:read", Action::"sql:insert", Action::"sql:update", Action::"sql:delete", Action::"sql:lock"
+    ],
     resource in Target::"shop"
 );
 "#;

@@ -1,6 +1,7 @@
 //! The cases, and what they share.
 
 mod connections;
+mod copies;
 mod decisions;
 mod masking;
 mod names;
@@ -51,6 +52,15 @@ pub fn all(server: &Postgres) -> Vec<Case<'_>> {
         case(server, "a changed policy counts at once", decisions::policy_change),
         case(server, "a process that has gone does nothing more", decisions::process_gone),
         case(server, "settings when connecting are decided as SET", decisions::settings),
+        case(server, "COPY goes both ways, in every form and protocol, and is recorded", copies::both_ways),
+        case(server, "COPY of masked columns is refused, and nothing of them is recorded", copies::masked_columns),
+        case(server, "errors in the middle of a COPY are the server's, and the session goes on", copies::errors),
+        case(
+            server,
+            "a COPY that the server ends early, with data on its way and a Sync before and after",
+            copies::early_end,
+        ),
+        case(server, "COPY needs what it needs", copies::permitted),
         case(server, "what is not built is refused natively", decisions::not_built),
         case(server, "pgbench, simple, extended and prepared", decisions::pgbench),
         case(server, "the session's end is told to both sides", connections::endings),

@@ -62,6 +62,14 @@ pub fn frame(covers: &Covers, key: &[u8], codec: &dyn Codec, frame: Bytes) -> Re
     codec.join(&shown(covers, key, codec, &values)?).map(Masked)
 }
 
+/// Rows or copied lines as they are, where nothing covers any of them.
+///
+/// # Errors
+/// [`Unreadable`]: something does.
+pub fn verbatim<T>(covers: &Covers, shown: T) -> Result<Masked<T>, Unreadable> {
+    if covers.all_clear() { Ok(Masked(shown)) } else { Err(Unreadable) }
+}
+
 /// The same row for the log; values are cut to `longest` bytes.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::model::Style;
 
-pub use frame::{Codec, Row, Unreadable, frame, nothing_hidden, parameter, row};
+pub use frame::{Codec, Row, Unreadable, frame, nothing_hidden, parameter, row, verbatim};
 pub use text::{omitted_text, statement_text};
 
 /// Something that may be shown: to the client, and in the log. There is no way to make one outside this module, so that

@@ -206,8 +206,11 @@ pub enum Event {
         session: String,
         /// Number of the operation within the session.
         operation: u64,
-        /// Rows sent to the client.
+        /// Rows sent to the client, or copied in either direction.
         rows: u64,
+        /// Bytes of data that it copied, if it was a COPY.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        copied: Option<u64>,
         /// From release to end, in microseconds.
         micros: u64,
         /// The protocol's completion tag, e.g. `SELECT 3`.

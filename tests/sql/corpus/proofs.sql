@@ -105,7 +105,7 @@ EXECUTE known_statement;
 FETCH 5 FROM known_cursor;
 
 -- case: COPY of columns that are not masked
--- answer: by-origin
+-- answer: clear
 COPY public.customers (id, name) TO STDOUT;
 
 -- case: COPY into the table

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cli::{
     Failure, Global,
-    output::{Colour, Out, clean, clean_lines, count, micros_between},
+    output::{Colour, Out, clean, clean_lines, micros_between},
 };
 
 /// Options.
@@ -107,9 +107,12 @@ fn answer(finished: &Finished, pending: &mut Pending, out: &mut Out) -> Result<(
         if truncated {
             out.line(out.paint(Colour::Dim, "-- the rest of the answer was not recorded"))?;
         }
-        out.line(format!("({})", count(finished.rows, "row", "rows")))?;
+        out.line(format!("({})", finished.size()))?;
     } else if let Some(tag) = &finished.tag {
         out.line(clean(tag))?;
+        if finished.copied.is_some() {
+            out.line(format!("({})", finished.size()))?;
+        }
     }
     if let Some(failure) = &finished.error {
         error(out, &format!("ERROR:  {}: {}", clean(&failure.code), clean(&failure.message)))?;

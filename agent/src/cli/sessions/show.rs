@@ -181,7 +181,7 @@ fn statement(number: u64, operation: &Operation, out: &mut Out) -> Result<(), Fa
     let rules = if decided.rules.is_empty() { "no policy".into() } else { decided.rules.join(", ") };
     let mut facts = format!("by {}", clean(&rules));
     if let Some(finished) = &operation.finished {
-        facts.push_str(&format!("; {}, {}", count(finished.rows, "row", "rows"), duration(finished.micros)));
+        facts.push_str(&format!("; {}, {}", finished.size(), duration(finished.micros)));
     }
     out.line("")?;
     out.line(format!("{number:>4}  {verdict} {facts}"))?;

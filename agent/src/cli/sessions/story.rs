@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::{
-    cli::{Failure, Global, client::Client},
+    cli::{Failure, Global, client::Client, output::count},
     control::{Reply, Request},
     recording::{Record, Summary},
 };
@@ -123,9 +123,23 @@ pub struct Answer {
 pub struct Finished {
     pub operation: u64,
     pub rows: u64,
+    /// Absent but for a COPY.
+    #[serde(default)]
+    pub copied: Option<u64>,
     pub micros: u64,
     pub tag: Option<String>,
     pub error: Option<Error>,
+}
+
+impl Finished {
+    /// How many rows it was about, and how many bytes were copied.
+    pub fn size(&self) -> String {
+        let rows = count(self.rows, "row", "rows");
+        match self.copied {
+            Some(bytes) => format!("{rows}, {} copied", count(bytes, "byte", "bytes")),
+            None => rows,
+        }
+    }
 }
 
 /// The target's error.

@@ -51,6 +51,8 @@ pub const NO_STATEMENT: &str = "26000";
 pub const NO_PORTAL: &str = "34000";
 /// `name_too_long`
 pub const NAME_TOO_LONG: &str = "42622";
+/// `program_limit_exceeded`
+pub const TOO_LONG: &str = "54000";
 /// `configuration_limit_exceeded`
 pub const LIMIT: &str = "53400";
 /// `invalid_parameter_value`

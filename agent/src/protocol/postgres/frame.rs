@@ -90,13 +90,16 @@ pub mod server {
 /// 1 GiB; nobody needs that of a statement, and every connection could ask for it.
 pub const CLIENT_LARGE: usize = 64 << 20;
 
+/// Largest `CopyData` and `DataRow`, which are passed on in pieces: what a server builds or takes at most, 1 GiB.
+pub const DATA: usize = 0x3fff_fffe;
+
 /// Largest message of a client that carries only a name: the server's own limit.
 pub const CLIENT_SMALL: usize = 10_000;
 
 /// Largest password message: the server's own limit.
 pub const PASSWORD_LIMIT: usize = 65_535;
 
-/// Largest message of a server that is held whole; a value may be hidden in it, so it is not passed on in pieces.
+/// Largest message of a server that is held whole: all but data that nothing is to be hidden in, which passes in pieces.
 pub const SERVER_LIMIT: usize = 64 << 20;
 
 /// Bytes before the body of a message.
@@ -140,6 +143,19 @@ pub enum FrameError {
 /// # Errors
 /// As soon as the header shows it, before the body is there.
 pub fn take(buffer: &mut BytesMut, limit: fn(u8) -> Option<usize>) -> Result<Option<Frame>, FrameError> {
+    match head(buffer, limit)? {
+        Some((kind, total)) if buffer.len() >= total => {
+            Ok(Some(Frame { kind, bytes: buffer.split_to(total).freeze() }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Type and size, header included, of the message that `buffer` begins with; `None` until its header is there.
+///
+/// # Errors
+/// See [`take`].
+pub fn head(buffer: &[u8], limit: fn(u8) -> Option<usize>) -> Result<Option<(u8, usize)>, FrameError> {
     let Some(&[kind, a, b, c, d]) = buffer.first_chunk::<HEADER>() else {
         return match buffer.first() {
             Some(&kind) if limit(kind).is_none() => Err(FrameError::Unknown(kind)),
@@ -151,18 +167,53 @@ pub fn take(buffer: &mut BytesMut, limit: fn(u8) -> Option<usize>) -> Result<Opt
     if length < 4 || length as usize > limit {
         return Err(FrameError::Length { kind, length });
     }
-    let total = length as usize + 1;
-    if buffer.len() < total {
-        return Ok(None);
+    Ok(Some((kind, length as usize + 1)))
+}
+
+/// Messages of one type at the head of a buffer, the last of them perhaps only in part, which are passed on as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Bytes of the buffer that belong to it.
+    pub bytes: usize,
+    /// Messages that begin in it.
+    pub messages: u64,
+    /// Bytes of the last message that are still to come.
+    pub left: usize,
+}
+
+/// Finds the messages of this type, of at most [`DATA`], at the head of `buffer`; `left` bytes of an earlier one come first.
+/// `body` is given each piece of a body.
+///
+/// # Errors
+/// See [`take`].
+pub fn run(buffer: &[u8], kind: u8, left: usize, mut body: impl FnMut(&[u8])) -> Result<Run, FrameError> {
+    let mut run = Run { left, ..Run::default() };
+    let mut rest = buffer;
+    loop {
+        let (piece, more) = rest.split_at(run.left.min(rest.len()));
+        if !piece.is_empty() {
+            body(piece);
+        }
+        run.bytes += piece.len();
+        run.left -= piece.len();
+        rest = more;
+        if run.left > 0 || rest.first() != Some(&kind) {
+            return Ok(run);
+        }
+        let Some((_, total)) = head(rest, |_| Some(DATA))? else { return Ok(run) };
+        rest = &rest[HEADER..];
+        run.bytes += HEADER;
+        run.messages += 1;
+        run.left = total - HEADER;
     }
-    Ok(Some(Frame { kind, bytes: buffer.split_to(total).freeze() }))
 }
 
 /// Largest length for each message that a client may send once it is logged in.
 #[must_use]
 pub fn client_limit(kind: u8) -> Option<usize> {
     match kind {
-        client::QUERY | client::PARSE | client::BIND | client::FUNCTION_CALL | client::COPY_DATA => Some(CLIENT_LARGE),
+        client::QUERY | client::PARSE | client::BIND | client::FUNCTION_CALL => Some(CLIENT_LARGE),
+        client::COPY_DATA => Some(DATA),
         client::CLOSE
         | client::COPY_DONE
         | client::COPY_FAIL
@@ -181,37 +232,36 @@ pub fn password_limit(kind: u8) -> Option<usize> {
     (kind == client::PASSWORD).then_some(PASSWORD_LIMIT)
 }
 
-/// Largest length for each message that a server may send.
+/// Largest length for each message of a server that is held whole.
 #[must_use]
 pub fn server_limit(kind: u8) -> Option<usize> {
-    matches!(
-        kind,
+    match kind {
         server::AUTHENTICATION
-            | server::BACKEND_KEY_DATA
-            | server::BIND_COMPLETE
-            | server::CLOSE_COMPLETE
-            | server::COMMAND_COMPLETE
-            | server::COPY_BOTH_RESPONSE
-            | server::COPY_IN_RESPONSE
-            | server::COPY_OUT_RESPONSE
-            | server::DATA_ROW
-            | server::EMPTY_QUERY_RESPONSE
-            | server::ERROR_RESPONSE
-            | server::FUNCTION_CALL_RESPONSE
-            | server::NEGOTIATE_PROTOCOL_VERSION
-            | server::NO_DATA
-            | server::NOTICE_RESPONSE
-            | server::NOTIFICATION_RESPONSE
-            | server::PARAMETER_DESCRIPTION
-            | server::PARAMETER_STATUS
-            | server::PARSE_COMPLETE
-            | server::PORTAL_SUSPENDED
-            | server::READY_FOR_QUERY
-            | server::ROW_DESCRIPTION
-            | client::COPY_DATA
-            | client::COPY_DONE
-    )
-    .then_some(SERVER_LIMIT)
+        | server::BACKEND_KEY_DATA
+        | server::BIND_COMPLETE
+        | server::CLOSE_COMPLETE
+        | server::COMMAND_COMPLETE
+        | server::COPY_BOTH_RESPONSE
+        | server::COPY_IN_RESPONSE
+        | server::COPY_OUT_RESPONSE
+        | server::EMPTY_QUERY_RESPONSE
+        | server::ERROR_RESPONSE
+        | server::FUNCTION_CALL_RESPONSE
+        | server::NEGOTIATE_PROTOCOL_VERSION
+        | server::NO_DATA
+        | server::NOTICE_RESPONSE
+        | server::NOTIFICATION_RESPONSE
+        | server::PARAMETER_DESCRIPTION
+        | server::PARAMETER_STATUS
+        | server::PARSE_COMPLETE
+        | server::PORTAL_SUSPENDED
+        | server::READY_FOR_QUERY
+        | server::ROW_DESCRIPTION
+        | server::DATA_ROW
+        | client::COPY_DATA
+        | client::COPY_DONE => Some(SERVER_LIMIT),
+        _ => None,
+    }
 }
 
 /// A message is shorter than what it announces, longer, or holds what it may not.

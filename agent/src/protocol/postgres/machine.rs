@@ -9,10 +9,12 @@
 
 mod answer;
 mod client;
+mod copying;
 mod deciding;
 mod freshness;
 mod guard;
 mod names;
+mod operation;
 mod pending;
 mod refusal;
 mod server;
@@ -24,6 +26,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 use bytes::{Bytes, BytesMut};
 
 use self::{
+    copying::{Copying, Rest},
     deciding::{Deciding, Rechecking},
     names::{Committed, Stamp},
     pending::{Expect, Pending, Queue},
@@ -41,6 +44,9 @@ use crate::{
     model::{Denial, Mode, Resource},
     recording::Event,
 };
+
+/// Places for steps and answers that are kept while there are none.
+const KEPT: usize = 16;
 
 /// What the machine wants done, in this order.
 #[derive(Debug)]
@@ -154,6 +160,11 @@ pub struct Machine {
     ended: bool,
     /// Nothing has happened since `waiting` was found to have to wait.
     stalled: bool,
+    /// What comes of the client's that has begun to be passed on or dropped.
+    rest: Rest,
+    /// Type of the server's message that has begun to be passed on, and what of it is still to come.
+    server_rest: (u8, usize),
+    copying: Copying,
     steps: VecDeque<Step>,
     queue: Queue,
     committed: Committed,
@@ -190,6 +201,9 @@ impl Machine {
             waiting: None,
             ended: false,
             stalled: false,
+            rest: Rest::default(),
+            server_rest: (0, 0),
+            copying: Copying::Nothing,
             steps: VecDeque::new(),
             queue: Queue::default(),
             committed: Committed::default(),
@@ -207,19 +221,22 @@ impl Machine {
     }
 
     /// Takes bytes of the client. Call it only while [`Machine::wants_client`].
-    pub fn push_client(&mut self, bytes: &[u8]) {
-        self.from_client.extend_from_slice(bytes);
+    pub fn push_client(&mut self, bytes: &mut BytesMut) {
+        append(&mut self.from_client, bytes);
     }
 
     /// Takes bytes of the server.
-    pub fn push_server(&mut self, bytes: &[u8]) {
-        self.from_server.extend_from_slice(bytes);
+    pub fn push_server(&mut self, bytes: &mut BytesMut) {
+        append(&mut self.from_server, bytes);
     }
 
     /// Whether more of the client can be used. While it cannot, its bytes stay in its socket.
     #[must_use]
     pub fn wants_client(&self) -> bool {
-        self.waiting.is_none() && !self.ended && matches!(self.client, Client::Reading | Client::Discarding)
+        self.waiting.is_none()
+            && !self.stalled
+            && !self.ended
+            && matches!(self.client, Client::Reading | Client::Discarding)
     }
 
     /// The client sends nothing more. What it has sent is still carried out and answered, as the server would; a message
@@ -242,8 +259,27 @@ impl Machine {
                 return Some(step);
             }
             if matches!(self.client, Client::Ended) || !(self.server_turn(now) || self.client_turn(now)) {
-                return self.steps.pop_front();
+                let step = self.steps.pop_front();
+                if step.is_none() {
+                    self.shrink();
+                }
+                return step;
             }
+        }
+    }
+
+    /// Gives back what is not needed until more bytes come: an idle session shall take little.
+    fn shrink(&mut self) {
+        for buffer in [&mut self.from_client, &mut self.from_server] {
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+        }
+        if self.steps.capacity() > KEPT {
+            self.steps = VecDeque::new();
+        }
+        if self.queue.0.is_empty() && self.queue.0.capacity() > KEPT {
+            self.queue = Queue::default();
         }
     }
 
@@ -279,13 +315,10 @@ impl Machine {
             return self.close(Close::Agent("a verdict came that was not asked for"));
         };
         match verdict {
-            Ok(permit) => {
-                let operation = permit.operation();
-                match held.release(permit) {
-                    Ok(released) => self.permitted(*deciding, released, operation, epoch, now),
-                    Err(_) => self.close(Close::Agent("a permit came for another operation")),
-                }
-            }
+            Ok(permit) => match held.release(permit) {
+                Ok((released, ongoing)) => self.permitted(*deciding, released, ongoing, epoch, now),
+                Err(_) => self.close(Close::Agent("a permit came for another operation")),
+            },
             Err(denial) => self.refuse(deciding.simple(), &NativeError::denied(&deciding.explain(denial))),
         }
     }
@@ -341,7 +374,11 @@ impl Machine {
         }
         self.changed |= catalogue;
         let ends = simple || matches!(expect, Expect::Sync);
-        let pending = Pending { expect, pipeline: self.pipeline, changes: changes.into(), catalogue };
+        let copies_in = expect.will_copy_in();
+        if copies_in {
+            self.copying = Copying::Awaited;
+        }
+        let pending = Pending { expect, pipeline: self.pipeline, changes: changes.into(), catalogue, copies_in };
         self.queue.0.push_back(pending);
         self.open = !ends;
         if ends {
@@ -361,6 +398,16 @@ impl Machine {
             super::sql::Answer::Unproven(denial) => Some(denial.clone()),
             _ => None,
         })
+    }
+}
+
+/// Moves bytes behind others, without copying where there are none.
+fn append(buffer: &mut BytesMut, bytes: &mut BytesMut) {
+    if buffer.is_empty() {
+        *buffer = std::mem::take(bytes);
+    } else {
+        buffer.extend_from_slice(bytes);
+        bytes.clear();
     }
 }
 

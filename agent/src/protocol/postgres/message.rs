@@ -140,6 +140,22 @@ pub fn row_description(body: &[u8]) -> Result<Vec<Column>, Malformed> {
     Ok(columns)
 }
 
+/// Whether `CopyInResponse` or `CopyOutResponse` announces lines of text, and not the binary form.
+///
+/// # Errors
+/// [`Malformed`]
+pub fn copies_text(body: &[u8]) -> Result<bool, Malformed> {
+    let mut fields = Fields::new(body);
+    let format = fields.byte()?;
+    fields.list(2, Fields::int16)?;
+    fields.end()?;
+    match format {
+        0 => Ok(true),
+        1 => Ok(false),
+        _ => Err(Malformed),
+    }
+}
+
 /// The types of `ParameterDescription`.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use tokio::time::timeout;
 
 use super::{
@@ -104,9 +105,7 @@ pub async fn relay(mut session: Session, mut client: Client, host: &dyn Host) {
             break reason;
         }
         session.machine.push_server(session.server.incoming());
-        session.server.incoming().clear();
         session.machine.push_client(client.incoming());
-        client.incoming().clear();
     };
     let _late = timeout(FAREWELL, client.flush()).await;
     let _late = timeout(FAREWELL, session.server.flush()).await;
@@ -119,17 +118,18 @@ impl Session {
     /// Has messages of the server, from before the machine began, shown to the client as the machine shows such.
     pub fn show(&mut self, frames: impl IntoIterator<Item = Frame>) {
         for frame in frames {
-            self.machine.push_server(&frame.bytes);
+            self.machine.push_server(&mut BytesMut::from(&frame.bytes[..]));
         }
     }
 
     /// Carries out all steps that the machine has.
     async fn steps(&mut self, client: &mut Client) -> Result<Option<Close>, Failed> {
-        while let Some(step) = self.machine.next(Instant::now()) {
+        let mut now = Instant::now();
+        while let Some(step) = self.machine.next(now) {
             match step {
                 Step::ToServer(released) => self.server.send(&released),
                 Step::ToClient(message) => client.send(&message),
-                Step::Decide(question) => self.decide(question),
+                Step::Decide(question) => self.decide(question, now),
                 Step::Recheck(epoch) => {
                     let verdict = self.gate.recheck(epoch);
                     self.machine.rechecked(verdict);
@@ -140,6 +140,7 @@ impl Session {
                     // The client may be waiting for what came before.
                     client.flush().await.map_err(|_| gone())?;
                     self.refresh(anew).await?;
+                    now = Instant::now();
                 }
                 Step::Close(close) => return Ok(Some(close)),
             }
@@ -147,7 +148,7 @@ impl Session {
         Ok(None)
     }
 
-    fn decide(&mut self, Question { held, ask }: Question) {
+    fn decide(&mut self, Question { held, ask }: Question, now: Instant) {
         let verdict = match ask {
             Ask::Decide(None) => self.gate.decide(&held),
             Ask::Foresee(None) => self.gate.foresee(&held),
@@ -157,7 +158,7 @@ impl Session {
         };
         let verdict = verdict.map_err(explained);
         let epoch = self.gate.epoch();
-        self.machine.decided(held, verdict, epoch, Instant::now());
+        self.machine.decided(held, verdict, epoch, now);
     }
 
     fn object(&mut self, held: &crate::gate::Held, unproven: Denial) -> Result<Permit, Denial> {

@@ -1,31 +1,40 @@
-//! The two connections of a session, with their buffers.
+//! The two connections of a session, with their buffers, which are empty and take nothing while the session is idle.
 //!
 //! *Invariant:* [`Server`] sends nothing but [`Released`], [`Client`] nothing but [`Masked`].
 
+mod outgoing;
+
 use std::{
-    future::{Future, poll_fn},
-    io,
-    pin::{Pin, pin},
-    task::{Context, Poll},
+    cell::RefCell,
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use self::outgoing::{AT_ONCE, Outgoing};
 use super::frame::{self, Frame, FrameError};
 use crate::{gate::Released, masking::Masked, protocol::tls::Stream};
 
-/// What is read at once.
-const READ: usize = 16 << 10;
+/// What is read at once, from either side.
+const READ: usize = 64 << 10;
 
 /// Beyond so many bytes that one side has not taken yet, the other side is not read.
 const OUTSTANDING: usize = 256 << 10;
+
+thread_local! {
+    /// What is read goes here first, so that a connection with nothing to read needs no memory for it.
+    static READING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
 
 /// A connection and what is on its way.
 struct Wire {
     stream: Stream,
     incoming: BytesMut,
-    outgoing: BytesMut,
+    outgoing: Outgoing,
     flushed: bool,
     received: u64,
     sent: u64,
@@ -33,22 +42,22 @@ struct Wire {
 
 impl Wire {
     fn new(stream: Stream, incoming: BytesMut) -> Self {
-        Self { stream, incoming, outgoing: BytesMut::new(), flushed: true, received: 0, sent: 0 }
+        Self { stream, incoming, outgoing: Outgoing::default(), flushed: true, received: 0, sent: 0 }
     }
 
-    fn queue(&mut self, bytes: &[u8]) {
+    fn queue(&mut self, bytes: &Bytes) {
         self.sent += bytes.len() as u64;
-        self.outgoing.extend_from_slice(bytes);
+        self.outgoing.push(bytes);
         self.flushed = false;
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.outgoing.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(context, &self.outgoing) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => self.outgoing.advance(written),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+        while self.outgoing.len() > 0 {
+            let mut room = [IoSlice::new(&[]); AT_ONCE];
+            let count = self.outgoing.pieces(&mut room);
+            match ready!(Pin::new(&mut self.stream).poll_write_vectored(context, &room[..count]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.outgoing.written(written),
             }
         }
         if !self.flushed {
@@ -61,11 +70,13 @@ impl Wire {
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.incoming.reserve(READ);
-        let read = pin!(self.stream.read_buf(&mut self.incoming)).poll(context)?;
-        read.map(|count| {
-            self.received += count as u64;
-            Ok(count)
+        READING.with_borrow_mut(|reading| {
+            let mut read = ReadBuf::new(reading);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+            let read = read.filled();
+            self.received += read.len() as u64;
+            self.incoming.extend_from_slice(read);
+            Poll::Ready(Ok(read.len()))
         })
     }
 

@@ -32,6 +32,14 @@ impl Machine {
         if !matches!(self.client, Client::Reading | Client::Discarding) || self.stalled {
             return false;
         }
+        match self.client_data() {
+            Ok(None) => {}
+            Ok(Some(moved)) => return moved,
+            Err(fault) => {
+                self.broken(&fault.to_string());
+                return true;
+            }
+        }
         let waited = self.waiting.is_some();
         let frame = match self.waiting.take() {
             Some(frame) => frame,
@@ -70,11 +78,15 @@ impl Machine {
         self.stalled = true;
     }
 
-    fn broken(&mut self, what: &str) {
+    pub(super) fn broken(&mut self, what: &str) {
         self.end(&NativeError::fatal(error::PROTOCOL_VIOLATION, what), Close::Client("the client broke the protocol"));
     }
 
     fn client_message(&mut self, frame: Frame, now: Instant) -> Result<Outcome, frame::Malformed> {
+        let frame = match self.while_copying(frame) {
+            Ok(outcome) => return Ok(outcome),
+            Err(frame) => frame,
+        };
         if frame.kind == from_client::TERMINATE {
             // The server reads it only once it has answered what came before.
             if self.queue.owes_ready() {
@@ -122,13 +134,7 @@ impl Machine {
                     Deciding::Call,
                 ))
             }
-            // Copying is refused, so these are left over from it; the server drops them too. What is only observed passes.
-            _ => {
-                if self.observes() {
-                    self.housekeeping(frame.bytes);
-                }
-                Ok(Outcome::Done)
-            }
+            _ => Err(frame::Malformed),
         }
     }
 

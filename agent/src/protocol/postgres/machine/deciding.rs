@@ -9,13 +9,14 @@ use bytes::Bytes;
 
 use super::{
     Ask, Client, Expect, Machine, Question, Step,
-    answer::{Answer, Operation},
+    answer::Answer,
     client::Outcome,
     from_client, message,
     names::{Bound, Change, NAME_LENGTH, NAMES, Portal, Prepared, Source, Understood},
+    operation::Operation,
 };
 use crate::{
-    gate::{Held, Released},
+    gate::{Held, Ongoing, Released},
     masking::{self, without_values},
     model::{Action, Denial, Resource},
     protocol::postgres::{
@@ -82,9 +83,6 @@ impl Machine {
             Effect::Deallocate(Some(name)) | Effect::Close(Some(name)) => long(name),
             _ => false,
         });
-        if statement.parts.iter().any(|part| matches!(part.effect, Effect::CopyIn | Effect::CopyOut)) {
-            return Some(Denial::closed("COPY is not supported").with_hint("Use INSERT or SELECT."));
-        }
         if odd {
             return Some(Denial::closed("the name of a prepared statement or cursor is too long"));
         }
@@ -99,14 +97,21 @@ impl Machine {
     }
 
     /// Carries out what was permitted.
-    pub(super) fn permitted(&mut self, deciding: Deciding, released: Released, number: u64, epoch: u64, now: Instant) {
+    pub(super) fn permitted(
+        &mut self,
+        deciding: Deciding,
+        released: Released,
+        ongoing: Ongoing,
+        epoch: u64,
+        now: Instant,
+    ) {
         let session = Arc::clone(&self.start.session);
         let (view, mode) = (Arc::clone(&self.start.view), self.start.mode);
         let undescribed = |statement: Option<&Statement>, rows| Answer::undescribed(&*view, mode, statement, 0, rows);
         if self.skipping {
             // Its pipeline failed while it was decided: the server would drop it.
             if !matches!(deciding, Deciding::Parse { .. }) {
-                let mut operation = Operation::new(session, number, None, undescribed(None, Rows::default()), now);
+                let mut operation = Operation::new(session, ongoing, None, undescribed(None, Rows::default()), now);
                 operation.failed(super::server::not_run());
                 self.record(operation.finish(now));
             }
@@ -118,7 +123,7 @@ impl Machine {
                 let (changes, catalogue) = understood.as_ref().map_or((Vec::new(), true), |it| self.changes(it));
                 let statement = understood.map(|understood| understood.statement);
                 let answer = undescribed(statement.as_deref(), Rows::default());
-                let operation = Operation::new(session, number, statement, answer, now);
+                let operation = Operation::new(session, ongoing, statement, answer, now);
                 self.expect(Expect::Query(Box::new(operation)), changes, catalogue);
             }
             Deciding::Call => self.expect(Expect::Anything, Vec::new(), false),
@@ -134,7 +139,7 @@ impl Machine {
                 answer.columns = prepared.column_names();
                 let by_origin = answer.shown.is_none() || answer.logged.is_none();
                 let statement = Some(Arc::clone(&understood.statement));
-                let operation = Mutex::new(Operation::new(session, number, statement, answer, now));
+                let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, now));
                 let portal = Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation }) });
                 self.expect(Expect::Bind, vec![vec![Change::Portal(Arc::clone(&name), Arc::clone(&portal))]], false);
                 if by_origin {

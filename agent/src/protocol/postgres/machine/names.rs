@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use super::answer::Operation;
+use super::operation::Operation;
 use crate::protocol::postgres::{message::Column, sql::Statement};
 
 /// Prepared statements and portals that one session may have, each. More are refused with a native error.

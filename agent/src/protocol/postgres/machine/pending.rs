@@ -5,8 +5,8 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    answer::Operation,
     names::{Change, Committed, Count, Lookup, Portal, Prepared},
+    operation::Operation,
 };
 use crate::masking::Masked;
 
@@ -60,9 +60,31 @@ pub struct Pending {
     pub changes: VecDeque<Vec<Change>>,
     /// It changes the catalogue if it succeeds.
     pub catalogue: bool,
+    /// A statement of it copies from the client, and its data has not ended yet. There is never more than one such entry.
+    pub copies_in: bool,
+}
+
+impl Expect {
+    /// Whether a statement of it that has not completed yet copies from the client.
+    pub fn will_copy_in(&self) -> bool {
+        match self {
+            Self::Query(operation) => operation.will_copy_in(0),
+            Self::Execute(portal) => portal.bound.as_ref().is_some_and(|bound| bound.operation().will_copy_in(0)),
+            _ => false,
+        }
+    }
 }
 
 impl Pending {
+    /// Does something with the operation that it carries out, if it does one.
+    pub fn operation<T>(&mut self, act: impl FnOnce(&mut Operation) -> T) -> Option<T> {
+        match &mut self.expect {
+            Expect::Query(operation) => Some(act(operation)),
+            Expect::Execute(portal) => portal.bound.as_ref().map(|bound| act(&mut bound.operation())),
+            _ => None,
+        }
+    }
+
     /// Whether the server forgets its unnamed statement and portal over it, as over every `Query`.
     pub fn forgets_unnamed(&self) -> bool {
         matches!(self.expect, Expect::Query(_) | Expect::Refused { simple: true, .. })

@@ -4,15 +4,16 @@ use std::time::Instant;
 
 use super::{
     Client, Close, Expect, Frame, Machine, NativeError, Step,
-    answer::{Operation, UnknownOrigin},
-    error, frame, guard,
+    answer::UnknownOrigin,
+    error, frame, from_client, guard,
     names::{Change, Described},
+    operation::{Direction, Operation},
     pending::Pending,
 };
 use crate::{
     masking::{nothing_hidden, without_values},
     protocol::postgres::{
-        frame::{Malformed, server},
+        frame::{FrameError, Malformed, server},
         message::{self, Column},
         view::Encoding,
     },
@@ -20,13 +21,15 @@ use crate::{
 };
 
 /// Why the server cannot be followed any more.
-enum Fault {
+pub(super) enum Fault {
     /// It broke the protocol.
     Malformed,
     /// A message came that nothing asked for.
     Unexpected,
-    /// It wants to copy, which is not built: nothing asked for it, or a function did.
+    /// It wants to copy, and nothing asked for it.
     Copy,
+    /// A row in which something is masked is longer than what is held.
+    TooLong,
     /// A row came whose columns nothing describes.
     Undescribed,
     /// A column comes from a table that the catalogue does not know.
@@ -58,9 +61,21 @@ pub(super) fn not_run() -> Failure {
 impl Machine {
     /// Deals with one message of the server; whether anything happened.
     pub(super) fn server_turn(&mut self, now: Instant) -> bool {
+        match self.server_data() {
+            Ok(false) => {}
+            Ok(true) => return true,
+            Err(fault) => {
+                self.fault(&fault);
+                return true;
+            }
+        }
         let frame = match frame::take(&mut self.from_server, frame::server_limit) {
             Ok(Some(frame)) => frame,
             Ok(None) => return false,
+            Err(FrameError::Length { kind: server::DATA_ROW, length }) if length as usize <= frame::DATA => {
+                self.fault(&Fault::TooLong);
+                return true;
+            }
             Err(_) => {
                 self.fault(&Fault::Malformed);
                 return true;
@@ -77,7 +92,8 @@ impl Machine {
         let (message, close) = match fault {
             Fault::Malformed => ("the target broke the protocol", "malformed message"),
             Fault::Unexpected => ("the target answered what was not asked", "unexpected message"),
-            Fault::Copy => ("the target began to copy, which Postern does not support", "copy"),
+            Fault::Copy => ("the target began to copy, which no statement asked for", "copy"),
+            Fault::TooLong => ("a row with masked columns is longer than 64 MiB", "row too long"),
             Fault::Undescribed => ("rows came that cannot be proven free of masked columns", "undescribed rows"),
             Fault::Unknown => {
                 ("a column comes from a table that Postern does not know yet: connect again", "unknown table")
@@ -87,7 +103,7 @@ impl Machine {
         if matches!(fault, Fault::Unknown) {
             self.steps.push_back(Step::Stale);
         }
-        let code = if matches!(fault, Fault::Copy) { error::NOT_SUPPORTED } else { error::CONNECTION_FAILURE };
+        let code = if matches!(fault, Fault::TooLong) { error::TOO_LONG } else { error::CONNECTION_FAILURE };
         self.end(&NativeError::fatal(code, message), Close::Server(close));
     }
 
@@ -107,16 +123,16 @@ impl Machine {
             server::PARAMETER_STATUS => self.parameter(frame),
             server::ERROR_RESPONSE => self.error(&frame, now),
             server::READY_FOR_QUERY => self.ready(frame, now),
-            server::COPY_IN_RESPONSE | server::COPY_OUT_RESPONSE | server::COPY_BOTH_RESPONSE if !self.observes() => {
-                Err(Fault::Copy)
-            }
+            server::COPY_IN_RESPONSE => self.copy_begins(frame, Direction::In),
+            server::COPY_OUT_RESPONSE => self.copy_begins(frame, Direction::Out),
+            server::COPY_BOTH_RESPONSE => Err(Fault::Copy),
+            from_client::COPY_DONE => self.copy_done(frame),
             _ => self.answer(frame, now),
         }
     }
 
     /// An answer to the oldest message.
     fn answer(&mut self, frame: Frame, now: Instant) -> Result<(), Fault> {
-        let observes = self.observes();
         let Some(Pending { expect, .. }) = self.queue.0.front_mut() else { return Err(Fault::Unexpected) };
         match (expect, frame.kind) {
             (Expect::Parse, server::PARSE_COMPLETE)
@@ -193,18 +209,6 @@ impl Machine {
                 self.show(nothing_hidden(frame.bytes));
                 return Ok(());
             }
-            // Copying, where it is only observed.
-            (
-                Expect::Query(_) | Expect::Execute(_),
-                server::COPY_IN_RESPONSE
-                | server::COPY_OUT_RESPONSE
-                | server::COPY_BOTH_RESPONSE
-                | frame::client::COPY_DATA
-                | frame::client::COPY_DONE,
-            ) if observes => {
-                self.show(nothing_hidden(frame.bytes));
-                return Ok(());
-            }
             _ => return Err(Fault::Unexpected),
         }
         self.show(without_values(frame.bytes));
@@ -213,6 +217,7 @@ impl Machine {
 
     /// The oldest message was answered: what it does to the names is done.
     fn settle(&mut self) {
+        self.copy_over(false);
         if let Some(pending) = self.queue.0.pop_front() {
             self.stale |= pending.catalogue;
             self.uncommitted |= pending.catalogue;
@@ -224,6 +229,7 @@ impl Machine {
 
     /// The running statement of a `Query` is done.
     fn settle_statement(&mut self) {
+        self.copy_over(false);
         let done = self.queue.0.front_mut().and_then(|pending| pending.changes.pop_front());
         for change in done.into_iter().flatten() {
             self.committed.commit(change);
@@ -232,6 +238,7 @@ impl Machine {
 
     /// The oldest message failed or was dropped: its changes do not happen.
     fn drop_oldest(&mut self, failure: &Failure, now: Instant) {
+        self.copy_over(true);
         let Some(pending) = self.queue.0.pop_front() else { return };
         if !pending.changes.is_empty() {
             self.stamp.names += 1;
@@ -285,6 +292,7 @@ impl Machine {
                 operation.failed(report.failure);
                 let flushed = operation.flush();
                 self.record(flushed);
+                self.copy_over(true);
                 report.client
             }
             // Committing failed, or it comes from without: ReadyForQuery follows, or nothing.

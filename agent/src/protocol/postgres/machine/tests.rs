@@ -1,7 +1,9 @@
 //! The laws that every protocol keeps, over the machine: with a toy database, and with anything at all.
 
+mod copies;
 mod laws;
 mod rig;
+mod rows;
 mod toy;
 
 use self::rig::*;
@@ -62,7 +64,7 @@ fn a_denial_within_a_pipeline_comes_in_its_place() {
     let good = [parse("", "select 1"), bind("", ""), execute("")];
     let bad = [parse("", "forbidden"), bind("", ""), execute(""), sync()];
     for message in good.iter().chain(&bad) {
-        rig.machine.push_client(message);
+        rig.client(message);
     }
     rig.settle();
     let (kinds, texts) = rig.heard();
@@ -157,7 +159,7 @@ fn the_catalogue_is_read_after_it_changed_and_before_the_next_decision() {
 #[test]
 fn an_encoding_that_hides_ascii_closes() {
     let mut rig = Rig::new(false);
-    rig.machine.push_server(&parameter("client_encoding", "SJIS"));
+    rig.server(&parameter("client_encoding", "SJIS"));
     rig.settle();
     assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server(_)))));
 }
@@ -173,7 +175,7 @@ fn a_text_that_the_setting_makes_ambiguous_is_the_most_dangerous() {
     ] {
         for hides in [false, true] {
             let mut rig = Rig::new(hides);
-            rig.machine.push_server(&parameter(name, value));
+            rig.server(&parameter(name, value));
             rig.settle();
             rig.send(&[query(text)]);
             let asked = rig.did.iter().find_map(|did| if let Did::Asked(action) = did { Some(action) } else { None });
@@ -188,10 +190,10 @@ fn a_setting_that_changes_how_a_text_under_way_is_read_closes() {
     for (name, value) in [("standard_conforming_strings", "off"), ("client_encoding", "LATIN9")] {
         let mut rig = Rig::new(false);
         for message in [query("begin"), query("select 1")] {
-            rig.machine.push_client(&message);
+            rig.client(&message);
         }
         rig.steps();
-        rig.machine.push_server(&parameter(name, value));
+        rig.server(&parameter(name, value));
         rig.steps();
         assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server("unsafe setting")))), "{name}");
     }
@@ -217,9 +219,9 @@ fn what_cannot_be_read_is_the_most_dangerous() {
 fn copying_that_nobody_asked_for_closes() {
     for kind in [from_server::COPY_IN_RESPONSE, from_server::COPY_OUT_RESPONSE, from_server::COPY_BOTH_RESPONSE] {
         let mut rig = Rig::new(false);
-        rig.machine.push_client(&query("begin"));
+        rig.client(&query("begin"));
         rig.steps();
-        rig.machine.push_server(&message::write(kind, |body| body.extend_from_slice(&[0; 3])));
+        rig.server(&message::write(kind, |body| body.extend_from_slice(&[0; 3])));
         rig.steps();
         assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server("copy")))));
     }
@@ -246,7 +248,7 @@ fn errors_of_the_server_quote_nothing_where_columns_are_masked() {
     });
     for (masks, shown) in [(true, false), (false, true)] {
         let mut rig = Rig::new(masks);
-        rig.machine.push_server(&error);
+        rig.server(&error);
         rig.settle();
         let (_, texts) = rig.heard();
         assert_eq!(texts.contains("111-22"), shown);
@@ -261,8 +263,8 @@ fn announced_lengths_reserve_nothing() {
             let mut rig = Rig::new(true);
             let mut bytes = vec![kind];
             bytes.extend_from_slice(&length.to_be_bytes());
-            rig.machine.push_client(&bytes);
-            rig.machine.push_server(&bytes);
+            rig.client(&bytes);
+            rig.server(&bytes);
             rig.steps();
             assert!(rig.machine.from_client.capacity() < 4_096 && rig.machine.from_server.capacity() < 4_096);
         }
@@ -273,7 +275,7 @@ fn announced_lengths_reserve_nothing() {
 fn outstanding_answers_are_bounded() {
     let mut rig = Rig::new(false);
     for number in 0..3 * pending::PENDING {
-        rig.machine.push_client(&parse("", &format!("select {number}")));
+        rig.client(&parse("", &format!("select {number}")));
     }
     rig.steps();
     assert!(rig.machine.queue.0.len() <= pending::PENDING);
@@ -282,8 +284,8 @@ fn outstanding_answers_are_bounded() {
     // Names are bounded too.
     let mut rig = Rig::new(false);
     for number in 0..=names::NAMES {
-        rig.machine.push_client(&parse(&format!("n{number}"), "select 1"));
-        rig.machine.push_client(&sync());
+        rig.client(&parse(&format!("n{number}"), "select 1"));
+        rig.client(&sync());
     }
     rig.settle();
     assert!(rig.heard().1.contains("53400"));

@@ -314,7 +314,7 @@ fn names_that_are_nowhere_are_told() {
 #[test]
 fn effects_are_told() {
     type Check = fn(&Effect) -> bool;
-    let cases: [(&str, Check); 16] = [
+    let cases: [(&str, Check); 18] = [
         ("SELECT 1", |effect| matches!(effect, Effect::None)),
         ("PREPARE a AS SELECT 1", |effect| matches!(effect, Effect::Prepare { name, .. } if name == "a")),
         ("DECLARE c CURSOR FOR SELECT 1", |effect| matches!(effect, Effect::Declare { name, .. } if name == "c")),
@@ -331,6 +331,8 @@ fn effects_are_told() {
         ("DO ''", |effect| matches!(effect, Effect::ChangesCatalogue)),
         ("COPY orders FROM STDIN", |effect| matches!(effect, Effect::CopyIn)),
         ("COPY orders TO STDOUT", |effect| matches!(effect, Effect::CopyOut)),
+        ("COPY orders FROM '/tmp/x'", |effect| matches!(effect, Effect::ChangesCatalogue)),
+        ("COPY orders TO PROGRAM 'x'", |effect| matches!(effect, Effect::ChangesCatalogue)),
     ];
     for (text, is_right) in cases {
         assert!(is_right(&plain(text).parts[0].effect), "{text}: {:?}", plain(text).parts[0].effect);

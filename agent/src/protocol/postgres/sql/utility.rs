@@ -174,7 +174,8 @@ impl Walker<'_> {
 
     fn copy(&mut self, statement: &CopyStmt) -> Effect {
         let CopyStmt { relation, query, attlist, is_from, is_program, filename, options: _, where_clause } = statement;
-        if *is_program || !filename.is_empty() {
+        let elsewhere = *is_program || !filename.is_empty();
+        if elsewhere {
             self.findings.secret |= is_program;
             self.opaque("COPY with a file or a program");
         }
@@ -204,7 +205,10 @@ impl Walker<'_> {
                 }
             });
             if hidden && !is_from {
-                self.proof.hidden(&format!("in {}", relation.relname), "in COPY");
+                self.proof.refuse(
+                    format!("COPY of the masked columns of {} cannot be masked", relation.relname),
+                    "Name the columns that are not masked, or SELECT them.",
+                );
             }
             let written = self.begin_write(relation, &candidates);
             self.maybe(where_clause.as_deref());
@@ -213,7 +217,11 @@ impl Walker<'_> {
                 self.changes(&candidates, &Change::Insert(Columns::copied(statement)));
             }
         }
-        if *is_from { Effect::CopyIn } else { Effect::CopyOut }
+        match is_from {
+            _ if elsewhere => Effect::None,
+            true => Effect::CopyIn,
+            false => Effect::CopyOut,
+        }
     }
 
     fn vacuum(&mut self, statement: &VacuumStmt) {

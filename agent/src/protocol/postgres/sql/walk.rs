@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pg_query::{Node, NodeEnum};
 
 use super::{
-    Effect, Names, Part, Reading, Statement,
+    Answer, Effect, Names, Part, Reading, Statement,
     catalogue::{Catalogue, Relation},
     masks::Masking,
     proof::Proof,
@@ -142,7 +142,11 @@ impl<'a> Walker<'a> {
             );
         }
         let clear = self.proof.values_clear() && !(changed && self.proof.touches());
-        let answer = self.proof.answer();
+        let answer = match self.proof.answer() {
+            // No column of it is an output of the statement, so that a hidden one is nowhere in it.
+            Answer::ByOrigin if matches!(effect, Effect::CopyOut) => Answer::Clear,
+            answer => answer,
+        };
         let effect = match effect {
             Effect::None if self.changes_catalogue => Effect::ChangesCatalogue,
             effect => effect,

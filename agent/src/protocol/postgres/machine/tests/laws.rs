@@ -15,6 +15,8 @@ fn a_text() -> impl Strategy<Value = String> {
         Just("rollback".to_owned()),
         Just("create".to_owned()),
         Just("nonsense".to_owned()),
+        Just("copyout".to_owned()),
+        Just("select 1; copyout; secret".to_owned()),
         Just("select 1; forbidden".to_owned()),
         Just("prepare a select 1; fail".to_owned()),
         (a_name(), prop_oneof![Just("select 1"), Just("forbidden")])
@@ -52,8 +54,48 @@ fn a_message() -> impl Strategy<Value = Bytes> {
     ]
 }
 
+/// What a client may send while data is copied from it, up to its end.
+fn data() -> impl Strategy<Value = Vec<Bytes>> {
+    let piece = prop_oneof![
+        6 => prop_oneof![Just("line\n"), Just("li"), Just("ne\n"), Just(""), Just("bad\n")].prop_map(copy_data),
+        1 => Just(sync()),
+        1 => Just(message::write_bare(from_client::FLUSH)),
+    ];
+    let end = prop_oneof![3 => Just(copy_done()), 1 => Just(copy_fail())];
+    (proptest::collection::vec(piece, 0..6), end).prop_map(|(mut pieces, end)| {
+        pieces.push(end);
+        pieces
+    })
+}
+
+/// A COPY from the client, whole, in both protocols; its name is used for nothing else.
+fn a_copy() -> impl Strategy<Value = Vec<Bytes>> {
+    let simple = prop_oneof![
+        Just("copyin"),
+        Just("select 1; copyin"),
+        Just("copyin; fail"),
+        Just("fail; copyin"),
+        Just("forbidden; copyin"),
+    ];
+    let early = prop_oneof![Just(Vec::new()), Just(vec![sync()])];
+    prop_oneof![
+        (simple, data()).prop_map(|(text, data)| [vec![query(text)], data].concat()),
+        (data(), data()).prop_map(|(one, two)| [vec![query("copyin; copyin")], one, two].concat()),
+        (early, data()).prop_map(|(early, data)| {
+            let begin = vec![parse("c", "copyin"), bind("c", "c"), execute("c")];
+            [begin, early, data, vec![sync(), close(b'S', "c"), sync()]].concat()
+        }),
+    ]
+}
+
 fn messages() -> impl Strategy<Value = Vec<Bytes>> {
-    proptest::collection::vec(a_message(), 0..40)
+    let stray = prop_oneof![Just(copy_data("stray\n")), Just(copy_done()), Just(copy_fail())];
+    let group = prop_oneof![
+        12 => a_message().prop_map(|message| vec![message]),
+        1 => stray.prop_map(|message| vec![message]),
+        1 => a_copy(),
+    ];
+    proptest::collection::vec(group, 0..40).prop_map(|groups| groups.concat())
 }
 
 proptest! {
@@ -64,13 +106,13 @@ proptest! {
     fn splits_make_no_difference(messages in messages(), cuts in proptest::collection::vec(1usize..40, 1..200)) {
         let bytes: Vec<u8> = messages.iter().flatten().copied().collect();
         let mut whole = Rig::new(true);
-        whole.machine.push_client(&bytes);
+        whole.client(&bytes);
         whole.steps();
         let mut pieces = Rig::new(true);
         let mut rest = bytes.as_slice();
         for cut in cuts.iter().cycle() {
             let (piece, more) = rest.split_at((*cut).min(rest.len()));
-            pieces.machine.push_client(piece);
+            pieces.client(piece);
             pieces.steps();
             rest = more;
             if rest.is_empty() {
@@ -83,7 +125,7 @@ proptest! {
         whole.settle();
         while !pieces.server.outgoing.is_empty() {
             for byte in std::mem::take(&mut pieces.server.outgoing) {
-                pieces.machine.push_server(&[byte]);
+                pieces.server(&[byte]);
                 pieces.steps();
             }
         }
@@ -107,7 +149,7 @@ proptest! {
         silent.send(&messages);
         if silent.patience == 0 && matches!(silent.machine.client, Client::Deciding(_)) {
             let before = silent.upstream();
-            silent.machine.push_client(&query("select 2"));
+            silent.client(&query("select 2"));
             silent.settle();
             prop_assert_eq!(silent.upstream(), before);
         }
@@ -135,11 +177,11 @@ proptest! {
     ) {
         let mut rig = Rig::new(true);
         let bytes: Vec<u8> = before.iter().flatten().copied().collect();
-        rig.machine.push_client(&bytes[..cut.min(bytes.len())]);
+        rig.client(&bytes[..cut.min(bytes.len())]);
         rig.steps();
-        rig.machine.push_client(&from_client);
+        rig.client(&from_client);
         rig.steps();
-        rig.machine.push_server(&from_server);
+        rig.server(&from_server);
         rig.steps();
         prop_assert!(rig.machine.from_client.len() <= bytes.len() + from_client.len());
         prop_assert!(rig.machine.from_server.len() <= from_server.len());

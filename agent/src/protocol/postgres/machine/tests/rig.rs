@@ -116,6 +116,8 @@ pub struct Rig {
     lenient: Gate,
     pub server: Server,
     pub did: Vec<Did>,
+    /// What was recorded of answers and of ends.
+    pub recorded: Vec<Event>,
     masks: bool,
     /// Questions that are answered before the driver falls silent.
     pub patience: usize,
@@ -146,10 +148,21 @@ impl Rig {
             lenient: gate(Arc::new(Anything), mode).0,
             server: Server::new(),
             did: Vec::new(),
+            recorded: Vec::new(),
             masks,
             patience: usize::MAX,
             now: Instant::now(),
         }
+    }
+
+    /// Bytes of the client come.
+    pub fn client(&mut self, bytes: &[u8]) {
+        self.machine.push_client(&mut BytesMut::from(bytes));
+    }
+
+    /// Bytes of the server come.
+    pub fn server(&mut self, bytes: &[u8]) {
+        self.machine.push_server(&mut BytesMut::from(bytes));
     }
 
     /// Carries out every step; the server's answers stay with the server.
@@ -179,12 +192,25 @@ impl Rig {
                 }
                 Step::ToServer(released) => {
                     self.server.take(released.bytes());
-                    self.did.push(Did::ToServer(released.bytes().clone()));
+                    match self.did.last_mut() {
+                        // Where messages are cut into pieces is nobody's business.
+                        Some(Did::ToServer(before)) => *before = [&before[..], released.bytes()].concat().into(),
+                        _ => self.did.push(Did::ToServer(released.bytes().clone())),
+                    }
                 }
-                Step::ToClient(message) => self.did.push(Did::ToClient(message.into_shown())),
-                Step::Record(Event::Answer { .. }) => self.did.push(Did::Recorded("answer")),
-                Step::Record(Event::Finished { .. }) => self.did.push(Did::Recorded("finished")),
-                Step::Record(_) | Step::Stale => {}
+                Step::ToClient(message) => match self.did.last_mut() {
+                    Some(Did::ToClient(before)) => *before = [&before[..], message.shown()].concat().into(),
+                    _ => self.did.push(Did::ToClient(message.into_shown())),
+                },
+                Step::Record(event) => {
+                    match event {
+                        Event::Answer { .. } => self.did.push(Did::Recorded("answer")),
+                        Event::Finished { .. } => self.did.push(Did::Recorded("finished")),
+                        _ => {}
+                    }
+                    self.recorded.push(event);
+                }
+                Step::Stale => {}
                 Step::Close(close) => self.did.push(Did::Closed(close)),
             }
         }
@@ -195,14 +221,14 @@ impl Rig {
         self.steps();
         while !self.server.outgoing.is_empty() {
             let bytes = std::mem::take(&mut self.server.outgoing);
-            self.machine.push_server(&bytes);
+            self.server(&bytes);
             self.steps();
         }
     }
 
     pub fn send(&mut self, messages: &[Bytes]) -> &mut Self {
         for message in messages {
-            self.machine.push_client(message);
+            self.client(message);
         }
         self.settle();
         self
@@ -260,6 +286,18 @@ pub fn describe(kind: u8, name: &str) -> Bytes {
 
 pub fn close(kind: u8, name: &str) -> Bytes {
     message::write_named(from_client::CLOSE, kind, name.as_bytes())
+}
+
+pub fn copy_data(data: &str) -> Bytes {
+    message::write(from_client::COPY_DATA, |body| body.extend_from_slice(data.as_bytes()))
+}
+
+pub fn copy_done() -> Bytes {
+    message::write_bare(from_client::COPY_DONE)
+}
+
+pub fn copy_fail() -> Bytes {
+    message::write(from_client::COPY_FAIL, |body| message::put_string(body, b"enough"))
 }
 
 pub fn sync() -> Bytes {

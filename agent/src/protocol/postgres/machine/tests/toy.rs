@@ -1,7 +1,10 @@
 //! A toy database: a language of a few words, its classifier, and a server that keeps PostgreSQL's rules about names,
 //! transactions, skipped messages and the length of names.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::{BufMut, BytesMut};
 
@@ -83,6 +86,14 @@ impl Toy {
                 ask("create");
                 (Answer::Clear, Effect::ChangesCatalogue)
             }
+            ["copyin"] => {
+                ask("copyin");
+                (Answer::ByOrigin, Effect::CopyIn)
+            }
+            ["copyout"] => {
+                ask("copyout");
+                (Answer::Clear, Effect::CopyOut)
+            }
             ["prepare", name, rest @ ..] => {
                 let inner = self.classify(&rest.join(" "), names);
                 inner.action.requests.iter().for_each(|request| ask(&request.action));
@@ -131,6 +142,8 @@ fn known(word: &str) -> bool {
             | "commit"
             | "rollback"
             | "create"
+            | "copyin"
+            | "copyout"
             | "prepare"
             | "execute"
             | "deallocate"
@@ -147,6 +160,8 @@ pub struct Server {
     portals: HashMap<String, (String, bool)>,
     status: u8,
     skipping: bool,
+    /// What is copied from the client, and what is still to be run of a `Query` then.
+    copying: Option<(String, Option<VecDeque<String>>)>,
     /// Every text that was run, in order.
     pub ran: Vec<String>,
 }
@@ -160,6 +175,7 @@ impl Server {
             portals: HashMap::new(),
             status: b'I',
             skipping: false,
+            copying: None,
             ran: Vec::new(),
         }
     }
@@ -168,10 +184,14 @@ impl Server {
     pub fn take(&mut self, bytes: &[u8]) {
         self.incoming.extend_from_slice(bytes);
         while let Some(frame) = frame::take(&mut self.incoming, frame::client_limit).expect("a message") {
+            let body = frame.body();
+            if let Some((data, rest)) = self.copying.take() {
+                self.copy(frame.kind, data + &text(body), rest);
+                continue;
+            }
             if self.skipping && frame.kind != client::SYNC {
                 continue;
             }
-            let body = frame.body();
             let done = match frame.kind {
                 client::QUERY => {
                     self.query(&text(message::query(body).expect("Query")));
@@ -195,7 +215,7 @@ impl Server {
                     self.say(&write_bare(server::CLOSE_COMPLETE));
                     Ok(())
                 }
-                client::FLUSH => Ok(()),
+                client::FLUSH | client::COPY_DATA | client::COPY_DONE | client::COPY_FAIL => Ok(()),
                 other => panic!("the toy server was sent 0x{other:02x}"),
             };
             if let Err(code) = done {
@@ -208,13 +228,58 @@ impl Server {
     fn query(&mut self, text: &str) {
         self.statements.remove("");
         self.portals.remove("");
-        for part in text.split(';').map(str::trim) {
-            if let Err(code) = self.parsable(text).and_then(|()| self.run(part, true)) {
+        let parts = text.split(';').map(|part| part.trim().to_owned()).collect();
+        match self.parsable(text) {
+            Ok(()) => self.parts(parts),
+            Err(code) => {
+                self.error(code);
+                self.end();
+            }
+        }
+    }
+
+    /// Runs the statements of a `Query`, up to one that copies from the client.
+    fn parts(&mut self, mut parts: VecDeque<String>) {
+        while let Some(part) = parts.pop_front() {
+            if let Err(code) = self.run(&part, true) {
                 self.error(code);
                 break;
             }
+            if let Some((_, rest)) = &mut self.copying {
+                *rest = Some(parts);
+                return;
+            }
         }
         self.end();
+    }
+
+    /// A message while it copies from the client: a line that is `bad` is an error as soon as it is there.
+    fn copy(&mut self, kind: u8, data: String, rest: Option<VecDeque<String>>) {
+        let simple = rest.is_some();
+        let done = match kind {
+            client::COPY_DATA if data.contains("bad\n") => Err("22P02"),
+            client::COPY_DATA => return self.copying = Some((data, rest)),
+            client::FLUSH | client::SYNC => return self.copying = Some((data, rest)),
+            client::COPY_DONE => Ok(()),
+            client::COPY_FAIL => Err("57014"),
+            other => panic!("0x{other:02x} came while the toy server copied"),
+        };
+        match done {
+            Ok(()) => {
+                let lines = data.lines().count();
+                self.ran.push(format!("copied {data}"));
+                self.say(&write(server::COMMAND_COMPLETE, |body| put_string(body, format!("COPY {lines}").as_bytes())));
+                rest.into_iter().for_each(|rest| self.parts(rest));
+            }
+            Err(code) => {
+                self.error(code);
+                if simple {
+                    self.end();
+                } else {
+                    self.skipping = true;
+                }
+            }
+        }
     }
 
     fn parsable(&self, text: &str) -> Result<(), &'static str> {
@@ -320,6 +385,20 @@ impl Server {
         let words: Vec<&str> = text.split(' ').collect();
         match words.as_slice() {
             ["fail"] => return Err("22012"),
+            ["copyin"] => {
+                self.say(&write(server::COPY_IN_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
+                self.copying = Some((String::new(), None));
+                return Ok(());
+            }
+            ["copyout"] => {
+                self.say(&write(server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
+                for line in ["one\n", "two\n"] {
+                    self.say(&write(client::COPY_DATA, |body| body.extend_from_slice(line.as_bytes())));
+                }
+                self.say(&write_bare(client::COPY_DONE));
+                self.say(&write(server::COMMAND_COMPLETE, |body| put_string(body, b"COPY 2")));
+                return Ok(());
+            }
             ["begin"] => self.status = b'T',
             ["commit" | "rollback"] => {
                 self.status = b'I';

@@ -1,6 +1,6 @@
 //! Python with the drivers that `cargo xtask setup` has installed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{Cmd, Outcome, TempDir, tools::tool};
 
@@ -26,6 +26,12 @@ impl Python {
     #[must_use]
     pub fn script(&self, text: &str) -> Cmd {
         self.command().args(["-c", text])
+    }
+
+    /// Where Python looks for packages, and before that in `dir`.
+    #[must_use]
+    pub fn path_with(&self, dir: &Path) -> String {
+        format!("{}:{}", dir.display(), self.packages.join("packages").display())
     }
 
     /// Runs a script file; add it and its arguments with `arg`.

@@ -25,13 +25,13 @@ const PACKAGES: &[&str] = &[
     "ca-certificates",
     "default-jre-headless",
     "dnsmasq-base",
+    // A compiler for Java that needs no more than a runtime.
+    "ecj",
     "gcc",
     "haproxy",
     "iproute2",
     "libc6-dev",
     "libclang-dev",
-    // A compiler for Java that needs no more than a runtime.
-    "libecj-java",
     "libpostgresql-jdbc-java",
     // Asking psycopg2's source distribution what it is needs pg_config.
     "libpq-dev",

@@ -41,8 +41,8 @@ pub struct Services {
 #[derive(Debug)]
 pub struct Held {
     serial: u64,
-    action: Action,
-    text: Masked<String>,
+    action: Arc<Action>,
+    text: Arc<Masked<String>>,
     parameters: Vec<Masked<Option<String>>>,
     bytes: Bytes,
 }
@@ -50,7 +50,12 @@ pub struct Held {
 impl Held {
     /// Holds the bytes of an operation. `text` and `parameters` are what the log will show of it.
     #[must_use]
-    pub fn new(action: Action, text: Masked<String>, parameters: Vec<Masked<Option<String>>>, bytes: Bytes) -> Self {
+    pub fn new(
+        action: Arc<Action>,
+        text: Arc<Masked<String>>,
+        parameters: Vec<Masked<Option<String>>>,
+        bytes: Bytes,
+    ) -> Self {
         Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), action, text, parameters, bytes }
     }
 
@@ -154,6 +159,8 @@ pub struct Gate {
     denied: u64,
     kept: HashMap<Action, Verdict>,
     kept_epoch: u64,
+    /// The process was seen to be what it was since [`Gate::waited`].
+    seen: bool,
 }
 
 impl Gate {
@@ -171,6 +178,7 @@ impl Gate {
             operations: 0,
             denied: 0,
             kept: HashMap::new(),
+            seen: false,
         };
         let observing = gate.subject.mode == Mode::Observe;
         if let Err(gone) = gate.alive()
@@ -226,7 +234,7 @@ impl Gate {
     ///
     /// # Errors
     /// The denial, for a native error.
-    pub fn recheck(&self, epoch: u64) -> Result<(), Denial> {
+    pub fn recheck(&mut self, epoch: u64) -> Result<(), Denial> {
         if self.subject.mode == Mode::Observe {
             return Ok(());
         }
@@ -284,11 +292,19 @@ impl Gate {
         (self.operations, self.denied)
     }
 
-    fn alive(&self) -> Result<(), Denial> {
-        self.services
-            .liveness
-            .check(&self.subject.principal.flow)
-            .map_err(|gone: Gone| Denial::closed(gone.to_string()))
+    /// The caller has waited for bytes. Whether the process still is what it was is asked once for all that came together:
+    /// an operation is no younger than the bytes that asked for it.
+    pub fn waited(&mut self) {
+        self.seen = false;
+    }
+
+    fn alive(&mut self) -> Result<(), Denial> {
+        if !self.seen {
+            let checked = self.services.liveness.check(&self.subject.principal.flow);
+            checked.map_err(|gone: Gone| Denial::closed(gone.to_string()))?;
+            self.seen = true;
+        }
+        Ok(())
     }
 
     fn settle(&mut self, held: &Held, verdict: Verdict) -> Result<Permit, Denial> {
@@ -304,9 +320,9 @@ impl Gate {
         let event = Event::Decided(Box::new(Decision {
             session: self.subject.session.clone(),
             operation: self.operations,
-            text: held.text.clone(),
+            text: Arc::clone(&held.text),
             parameters: held.parameters.clone(),
-            requests: held.action.requests.iter().cloned().collect(),
+            action: Arc::clone(&held.action),
             verdict: word,
             rules,
             reason: denial.as_ref().map(|denial| denial.reason.clone()),

@@ -1,4 +1,5 @@
-//! Loads: pgbench's built-in select-only script, in two query modes, with few and with many clients.
+//! Loads: pgbench's built-in scripts, in two query modes, with few and with many clients, and with a login for each
+//! transaction.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -26,19 +27,36 @@ impl Mode {
     }
 }
 
+/// What a transaction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Script {
+    /// It reads one row.
+    Select,
+    /// The transaction of TPC-B: seven statements, of which four write.
+    TpcB,
+    /// It connects, reads one row, and leaves.
+    Login,
+}
+
 /// A load.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
+    script: Script,
     mode: Mode,
     clients: u32,
 }
 
 /// All of them.
 pub const ALL: &[Load] = &[
-    Load { mode: Mode::Simple, clients: 1 },
-    Load { mode: Mode::Simple, clients: 16 },
-    Load { mode: Mode::Prepared, clients: 1 },
-    Load { mode: Mode::Prepared, clients: 16 },
+    Load::new(Script::Select, Mode::Simple, 1),
+    Load::new(Script::Select, Mode::Simple, 16),
+    Load::new(Script::Select, Mode::Prepared, 1),
+    Load::new(Script::Select, Mode::Prepared, 16),
+    Load::new(Script::TpcB, Mode::Simple, 1),
+    Load::new(Script::TpcB, Mode::Simple, 16),
+    Load::new(Script::TpcB, Mode::Prepared, 1),
+    Load::new(Script::TpcB, Mode::Prepared, 16),
+    Load::new(Script::Login, Mode::Simple, 4),
 ];
 
 /// What one run came to. Latencies are of single transactions, in microseconds.
@@ -65,9 +83,32 @@ pub struct Pgbench {
 }
 
 impl Load {
+    /// One client's simple statements.
+    pub const SIMPLE: Self = Self::new(Script::Select, Mode::Simple, 1);
+    /// One client's prepared statements.
+    pub const PREPARED: Self = Self::new(Script::Select, Mode::Prepared, 1);
+
+    const fn new(script: Script, mode: Mode, clients: u32) -> Self {
+        Self { script, mode, clients }
+    }
+
     /// `simple-16`
     pub fn name(&self) -> String {
-        format!("{}-{}", self.mode.name(), self.clients)
+        let Self { script, mode, clients } = self;
+        match script {
+            Script::Select => format!("{}-{clients}", mode.name()),
+            Script::TpcB => format!("tpcb-{}-{clients}", mode.name()),
+            Script::Login => format!("login-{clients}"),
+        }
+    }
+
+    /// Statements of a transaction; `None` where each has a session of its own.
+    pub fn statements(&self) -> Option<u64> {
+        match self.script {
+            Script::Select => Some(1),
+            Script::TpcB => Some(7),
+            Script::Login => None,
+        }
     }
 
     /// Runs it once.
@@ -81,7 +122,8 @@ impl Load {
             .clone()
             .args([
                 "-n",
-                "-S",
+                "-b",
+                if self.script == Script::TpcB { "tpcb-like" } else { "select-only" },
                 "-M",
                 self.mode.name(),
                 "-c",
@@ -91,6 +133,7 @@ impl Load {
                 "-T",
                 &SECONDS.to_string(),
             ])
+            .args((self.script == Script::Login).then_some("-C"))
             .arg("-l")
             .arg("--log-prefix")
             .arg(pgbench.logs.join("run"))

@@ -1,13 +1,16 @@
 //! `cargo xtask bench`: what Postern costs, with policy, masking catalogue and recording, against a direct connection and
-//! against a plain TCP proxy (haproxy), with PostgreSQL's own pgbench.
+//! against a plain TCP proxy (haproxy), and against a pooler in session mode (PgBouncer), with PostgreSQL's own pgbench.
 //!
-//! The three ways take turns, five times; each figure is the median. It also checks that every transaction was recorded. Beside
-//! that: what a connect costs with the programs and without, and what thousands of idle connections cost.
+//! The four ways take turns, five times; each figure is the median. It also checks that every transaction was recorded. Beside
+//! that: what a connect costs with the programs and without, what thousands of idle connections cost, what a stream costs, and
+//! what many policies and a long log weigh.
 
 mod connects;
+mod copy;
 mod figures;
 mod idle;
 mod load;
+mod weight;
 mod world;
 
 use std::{collections::BTreeMap, process::ExitCode};
@@ -63,9 +66,10 @@ fn main() -> ExitCode {
 
 fn bench(names: &[String]) -> Outcome<Vec<Figure>> {
     let loads: Vec<Load> = load::ALL.iter().copied().filter(|load| wanted(names, &load.name())).collect();
-    let (connects, idle) = (wanted(names, connects::NAME), wanted(names, idle::NAME));
-    if loads.is_empty() && !connects && !idle {
-        let known = load::ALL.iter().map(Load::name).chain([connects::NAME.into(), idle::NAME.into()]);
+    let other = [connects::NAME, idle::NAME, copy::NAME, weight::NAME];
+    let [connects, idle, copies, weighed] = other.map(|name| wanted(names, name));
+    if loads.is_empty() && !connects && !idle && !copies && !weighed {
+        let known = load::ALL.iter().map(Load::name).chain(other.map(str::to_owned));
         let known: Vec<String> = known.collect();
         return Err(format!("no figure has such a name; there are: {}", known.join(", ")));
     }
@@ -76,16 +80,22 @@ fn bench(names: &[String]) -> Outcome<Vec<Figure>> {
     if idle {
         figures.extend(idle::measure()?);
     }
-    if loads.is_empty() {
+    if loads.is_empty() && !copies && !weighed {
         return Ok(figures);
     }
     let mut world = World::new()?;
     for load in loads {
         figures.extend(compare(&mut world, load)?);
     }
+    if copies {
+        figures.extend(copy::measure(&world)?);
+    }
     let rss = |pid: Option<u32>| pid.and_then(rss_kib).ok_or("a proxy has gone");
     let (ours, peer) = (rss(world.agent.proxy())?, rss(Some(world.haproxy.pid()))?);
     figures.push(Figure::new("proxy/rss", "KiB", as_float(ours), "haproxy", as_float(peer)));
+    if weighed {
+        figures.extend(weight::measure(&mut world)?);
+    }
     Ok(figures)
 }
 
@@ -97,7 +107,7 @@ fn wanted(names: &[String], name: &str) -> bool {
 fn compare(world: &mut World, load: Load) -> Outcome<Vec<Figure>> {
     let mut measured: BTreeMap<Way, Vec<Measured>> = BTreeMap::new();
     let mut cpu: BTreeMap<Way, Vec<f64>> = BTreeMap::new();
-    let mut transactions = 0;
+    let mut asked = 0;
     let mut recorded = 0;
     for round in 1..=ROUNDS {
         for way in Way::ALL {
@@ -106,8 +116,10 @@ fn compare(world: &mut World, load: Load) -> Outcome<Vec<Figure>> {
             let one = load.run(&world.pgbench(way)?)?;
             let used = world.cpu_time(way)?.saturating_sub(used);
             cpu.entry(way).or_default().push(used.as_secs_f64() * 1e6 / as_float(one.transactions));
-            if way == Way::Postern {
-                transactions += one.transactions;
+            if way == Way::Postern
+                && let Some(statements) = load.statements()
+            {
+                asked += one.transactions * statements;
                 recorded += world.recorded()?;
             }
             measured.entry(way).or_default().push(one);
@@ -116,16 +128,20 @@ fn compare(world: &mut World, load: Load) -> Outcome<Vec<Figure>> {
     let mut figures = Vec::new();
     let of = |way: Way, what: Part| median(measured[&way].iter().map(what).collect());
     for (kind, unit, what) in KINDS {
-        for peer in [Way::Direct, Way::Haproxy] {
+        for peer in Way::PEERS {
             let name = format!("{}/{kind}", load.name());
             figures.push(Figure::new(&name, unit, of(Way::Postern, what), peer.name(), of(peer, what)));
         }
     }
     let mut used = |way: Way| median(cpu.remove(&way).unwrap_or_default());
-    let (ours, peer) = (used(Way::Postern), used(Way::Haproxy));
-    figures.push(Figure::new(&format!("{}/proxy-cpu", load.name()), "us", ours, Way::Haproxy.name(), peer));
-    let name = format!("{}/recorded", load.name());
-    figures.push(Figure::equal(&name, "statements", as_float(recorded), "pgbench", as_float(transactions)));
+    let ours = used(Way::Postern);
+    for peer in [Way::Haproxy, Way::Pgbouncer] {
+        figures.push(Figure::new(&format!("{}/proxy-cpu", load.name()), "us", ours, peer.name(), used(peer)));
+    }
+    if load.statements().is_some() {
+        let name = format!("{}/recorded", load.name());
+        figures.push(Figure::equal(&name, "statements", as_float(recorded), "pgbench", as_float(asked)));
+    }
     Ok(figures)
 }
 

@@ -1,13 +1,16 @@
-//! What is measured: one server, and three ways to it.
+//! What is measured: one server, and four ways to it.
 
 use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr},
+    path::Path,
     time::Duration,
 };
 
-use agent_tests::{Agent, Cmd, Outcome, Postgres, Running, Target, TempDir, cpu_time, free_port, postgres, wait_until};
+use agent_tests::{
+    Agent, Cmd, Outcome, Postgres, Running, Target, TempDir, cpu_time, free_port, pooled::Pool, postgres, wait_until,
+};
 use serde_json::Value;
 
 use crate::load::Pgbench;
@@ -34,7 +37,8 @@ const POLICY: &str = r#"
 @id("bench")
 permit (
   principal in Role::"bench",
-  action in [Action::"connect", Action::"sql:select"],
+  action in [Action::"connect", Action::"sql:select", Action::"sql:insert", Action::"sql:update", Action::"sql:basics",
+    Action::"sql:copy_out"],
   resource in Target::"bench"
 );
 "#;
@@ -46,19 +50,24 @@ pub enum Way {
     Direct,
     /// A TCP proxy that understands nothing.
     Haproxy,
+    /// A proxy that understands logins, and gives each client a connection of its own (`pool_mode = session`).
+    Pgbouncer,
     /// The agent.
     Postern,
 }
 
 impl Way {
     /// All of them, in the order in which they take turns.
-    pub const ALL: [Self; 3] = [Self::Direct, Self::Haproxy, Self::Postern];
+    pub const ALL: [Self; 4] = [Self::Direct, Self::Haproxy, Self::Pgbouncer, Self::Postern];
+    /// What the agent is compared with.
+    pub const PEERS: [Self; 3] = [Self::Direct, Self::Haproxy, Self::Pgbouncer];
 
     /// Its name in figures.
     pub fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Haproxy => "haproxy",
+            Self::Pgbouncer => "pgbouncer",
             Self::Postern => "postern",
         }
     }
@@ -71,6 +80,7 @@ pub struct World {
     /// The other proxy.
     pub haproxy: Running,
     haproxy_port: u16,
+    pgbouncer: Pool,
     server: Postgres,
     logs: TempDir,
     runs: u32,
@@ -94,8 +104,9 @@ impl World {
         client(UNPROTECTED, server.port()).args(["-i", "-q", "-s", SCALE]).limit(PATIENCE * 5).ok()?;
         let logs = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
         let (haproxy, haproxy_port) = haproxy(&logs, server.port(), 256)?;
+        let pgbouncer = Pool::sessions(UNPROTECTED, server.port(), USER, PASSWORD, PROTECTED)?;
         let agent = agent(&server)?;
-        Ok(Self { agent, haproxy, haproxy_port, server, logs, runs: 0, counted: BTreeSet::new() })
+        Ok(Self { agent, haproxy, haproxy_port, pgbouncer, server, logs, runs: 0, counted: BTreeSet::new() })
     }
 
     /// A pgbench that goes this way.
@@ -103,15 +114,59 @@ impl World {
     /// # Errors
     /// No directory could be made for its logs.
     pub fn pgbench(&mut self, way: Way) -> Outcome<Pgbench> {
-        let (address, port) = match way {
-            Way::Direct => (UNPROTECTED, self.server.port()),
-            Way::Haproxy => (PROTECTED, self.haproxy_port),
-            Way::Postern => (PROTECTED, self.server.port()),
-        };
+        let (address, port) = self.way(way);
         let _ = fs::remove_dir_all(self.logs.join(format!("run-{}", self.runs)));
         self.runs += 1;
         let logs = self.logs.dir(&format!("run-{}", self.runs), 0o755, UID, UID).map_err(|error| error.to_string())?;
         Ok(Pgbench { command: client(address, port), logs })
+    }
+
+    fn way(&self, way: Way) -> (IpAddr, u16) {
+        match way {
+            Way::Direct => (UNPROTECTED, self.server.port()),
+            Way::Haproxy => (PROTECTED, self.haproxy_port),
+            Way::Pgbouncer => (PROTECTED, self.pgbouncer.port()),
+            Way::Postern => (PROTECTED, self.server.port()),
+        }
+    }
+
+    /// Has the server do something, as its owner.
+    ///
+    /// # Errors
+    /// It refused.
+    pub fn sql(&self, text: &str) -> Outcome {
+        self.server.sql(DATABASE, text).map(drop)
+    }
+
+    /// How many bytes psql is given for this COPY.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub fn copy(&self, way: Way, copy: &str) -> Outcome<u64> {
+        let (address, port) = self.way(way);
+        let psql = format!("{}/psql -X -q -c '{copy}' | wc -c", postgres::BIN);
+        let counted = login(Cmd::new("/bin/sh"), address, port).args(["-c", &psql]).limit(PATIENCE * 5).ok()?;
+        counted.trim().parse().map_err(|_| counted.clone())
+    }
+
+    /// Has the agent use these policies beside its own.
+    ///
+    /// # Errors
+    /// It did not take them.
+    pub fn policies(&self, text: &str) -> Outcome {
+        let file = self.agent.path("policies/others.cedar");
+        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        self.agent.postern(&["policy", "reload"]).map(drop)
+    }
+
+    /// Does something to the agent's state directory while the agent does not run.
+    ///
+    /// # Errors
+    /// It failed, or the agent did not stop or start.
+    pub fn while_stopped(&mut self, act: impl FnOnce(&Path) -> Outcome) -> Outcome {
+        self.agent.stop()?;
+        act(&self.agent.path("state"))?;
+        self.agent.start()
     }
 
     /// Processor time that what stands between has used so far; none if nothing does.
@@ -122,6 +177,7 @@ impl World {
         let pid = match way {
             Way::Direct => return Ok(Duration::ZERO),
             Way::Haproxy => Some(self.haproxy.pid()),
+            Way::Pgbouncer => Some(self.pgbouncer.pid()),
             Way::Postern => self.agent.proxy(),
         };
         pid.and_then(cpu_time).ok_or_else(|| format!("{} has gone", way.name()))
@@ -155,10 +211,17 @@ fn id(session: &Value) -> String {
 }
 
 fn client(address: IpAddr, port: u16) -> Cmd {
-    Cmd::new(format!("{}/pgbench", postgres::BIN))
+    login(Cmd::new(format!("{}/pgbench", postgres::BIN)), address, port)
+}
+
+/// A client of the server's library that knows where to connect.
+fn login(client: Cmd, address: IpAddr, port: u16) -> Cmd {
+    client
+        .env("PGHOST", address.to_string())
+        .env("PGPORT", port.to_string())
+        .env("PGUSER", USER)
         .env("PGPASSWORD", PASSWORD)
         .env("PGSSLMODE", "disable")
-        .args(["-h", &address.to_string(), "-p", &port.to_string(), "-U", USER])
         .env("PGDATABASE", DATABASE)
         .user(UID, UID)
 }

@@ -90,11 +90,11 @@ fn statements(world: &World) -> Outcome {
     let records = world.records(READER)?;
     let decided = find(&records, "decided")?;
     ensure(decided["verdict"] == "permit" && decided["rules"] == serde_json::json!(["read"]), || decided.to_string())?;
-    let answer = find(&records, "answer")?;
+    let finished = find(&records, "finished")?;
+    let answer = &finished["answer"];
     ensure(answer["columns"] == serde_json::json!(["id", "ssn"]), || answer.to_string())?;
     let rows = serde_json::json!([["1", "***1120"], ["2", "***9999"], ["3", null]]);
     ensure(answer["rows"] == rows, || answer.to_string())?;
-    let finished = find(&records, "finished")?;
     ensure(finished["rows"] == 3 && finished["tag"] == "SELECT 3", || finished.to_string())?;
     let ended = find(&records, "session-ended")?;
     ensure(ended["bytes_out"].as_u64() > Some(0) && ended["operations"] == 1, || ended.to_string())

@@ -16,8 +16,11 @@ use agent::{
         Trouble,
     },
     masking::without_values,
-    model::{Executable, Fate, Flow, Holder, Mode, Older, Principal, Process, Request, Resource, Silent, Surroundings},
-    recording::{Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
+    model::{
+        Action, Executable, Fate, Flow, Holder, Mode, Older, Principal, Process, Request, Resource, Silent,
+        Surroundings,
+    },
+    recording::{AnswerPart, Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
 };
 use agent_tests::{Outcome, TempDir};
 
@@ -94,25 +97,26 @@ pub fn fill(log: &dyn Append) -> Outcome {
     add(&Event::Answer {
         session: "s1".into(),
         operation: 1,
-        columns: Some(vec!["id".into(), "name".into(), "ssn".into()]),
-        rows: vec![
-            without_values(vec![Some("1".into()), Some("First".into()), Some("*******6789".into())]),
-            without_values(vec![Some("2".into()), None, Some("*******4321".into())]),
-        ],
-        truncated: false,
+        answer: AnswerPart {
+            columns: Some(vec!["id".into(), "name".into(), "ssn".into()]),
+            rows: vec![without_values(vec![Some("1".into()), Some("First".into()), Some("*******6789".into())])],
+            truncated: false,
+        },
     })?;
-    add(&finished("s1", 1, 2, Some("SELECT 2"), None))?;
+    let rows = vec![without_values(vec![Some("2".into()), None, Some("*******4321".into())])];
+    let rest = AnswerPart { columns: None, rows, truncated: false };
+    add(&finished("s1", 1, 2, Some("SELECT 2"), None, Some(rest)))?;
     let reason = "DELETE and UPDATE need a WHERE clause here.";
     add(&decided("s1", 2, "DELETE FROM orders", "deny", Some(reason)))?;
     add(&decided("s1", 3, HOSTILE, "permit", None))?;
     let failure =
         Failure { code: "42P01".into(), message: without_values("relation \"x\x1b[31m\" does not exist".into()) };
-    add(&finished("s1", 3, 0, None, Some(failure)))?;
+    add(&finished("s1", 3, 0, None, Some(failure), None))?;
     add(&ended("s1", 3, 1))?;
 
     add(&started("s2a", "svc-reports", 1002, "/usr/bin/python3.11", &[]))?;
     add(&decided("s2a", 1, "SELECT count(*) FROM orders", "permit", None))?;
-    add(&finished("s2a", 1, 1, Some("SELECT 1"), None))?;
+    add(&finished("s2a", 1, 1, Some("SELECT 1"), None, None))?;
     add(&started("s2b", "svc-orders", 1001, "/usr/bin/psql", &["orders-reader"]))?;
     add(&decided("s2b", 1, "UPDATE orders SET total = 0", "observe", Some(reason)))?;
     add(&ended("s2b", 1, 1))?;
@@ -131,18 +135,25 @@ pub fn decided(session: &str, operation: u64, text: &str, verdict: &'static str,
     Event::Decided(Box::new(Decision {
         session: session.into(),
         operation,
-        text: without_values(text.into()),
+        text: Arc::new(without_values(text.into())),
         parameters: if text.contains("$1") { vec![without_values(Some("3".into()))] } else { vec![] },
-        requests: vec![Request::new("sql:select", table)],
+        action: Arc::new(Action { requests: [Request::new("sql:select", table)].into(), facts: BTreeMap::new() }),
         verdict,
         rules: vec![if verdict == "permit" { "orders-reader-select" } else { "no-unbounded-writes" }.into()],
         reason: reason.map(str::to_owned),
     }))
 }
 
-fn finished(session: &str, operation: u64, rows: u64, tag: Option<&str>, error: Option<Failure>) -> Event {
-    let tag = tag.map(str::to_owned);
-    Event::Finished { session: session.into(), operation, rows, copied: None, micros: 1_234, tag, error }
+fn finished(
+    session: &str,
+    operation: u64,
+    rows: u64,
+    tag: Option<&str>,
+    error: Option<Failure>,
+    answer: Option<AnswerPart>,
+) -> Event {
+    let (session, tag) = (session.into(), tag.map(str::to_owned));
+    Event::Finished { session, operation, rows, copied: None, micros: 1_234, tag, error, answer }
 }
 
 fn ended(session: &str, operations: u64, denied: u64) -> Event {

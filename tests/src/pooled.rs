@@ -1,8 +1,9 @@
-//! PgBouncer, and clients that only hold a session open: thousands of sessions for which no server needs a process each.
+//! PgBouncer, which stands before a server, and clients that only hold a session open: thousands of sessions for which no server needs a process each.
 
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
     time::Duration,
 };
 
@@ -31,30 +32,44 @@ pub fn at_most(wanted: usize) -> Outcome<usize> {
     Ok(possible.min(wanted))
 }
 
-/// A running PgBouncer, which hands out a few sessions of one server.
+/// A running PgBouncer, which asks its clients for no password.
 #[derive(Debug)]
 pub struct Pool {
     port: u16,
-    _process: Running,
+    process: Running,
     _files: TempDir,
 }
 
 impl Pool {
-    /// Listens at these addresses, and asks its clients for no password.
+    /// Listens at these addresses, and hands out a few sessions of one server.
     ///
     /// # Errors
     /// It did not start.
     pub fn start(server: &Postgres, addresses: &[IpAddr]) -> Outcome<Self> {
+        let socket = server.socket();
+        let host = socket.parent().unwrap_or(Path::new("/")).display();
+        let database = format!("host={host} port={} user=postgres", server.port());
+        Self::listen(&database, addresses, "pool_mode = transaction\ndefault_pool_size = 4")
+    }
+
+    /// Listens at `address`, and has a session of the server at `host` for each client.
+    ///
+    /// # Errors
+    /// As [`Pool::start`].
+    pub fn sessions(host: IpAddr, port: u16, user: &str, password: &str, address: IpAddr) -> Outcome<Self> {
+        let database = format!("host={host} port={port} user={user} password={password}");
+        Self::listen(&database, &[address], "pool_mode = session\ndefault_pool_size = 100")
+    }
+
+    fn listen(database: &str, addresses: &[IpAddr], pool: &str) -> Outcome<Self> {
         let files = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
         let port = free_port(addresses)?;
         let listen: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
         let config = format!(
-            "[databases]\n* = host={} port={} user=postgres\n\
-             [pgbouncer]\nlisten_addr = {}\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-             pool_mode = transaction\nmax_client_conn = {CLIENTS}\ndefault_pool_size = 4\nlog_connections = 0\n\
-             log_disconnections = 0\nserver_reset_query =\nignore_startup_parameters = extra_float_digits,options\n",
-            server.socket().parent().unwrap_or(std::path::Path::new("/")).display(),
-            server.port(),
+            "[databases]\n* = {database}\n\
+             [pgbouncer]\nlisten_addr = {}\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n{pool}\n\
+             max_client_conn = {CLIENTS}\nlog_connections = 0\nlog_disconnections = 0\nserver_reset_query =\n\
+             ignore_startup_parameters = extra_float_digits,options\n",
             listen.join(", "),
         );
         let config = files.write("pgbouncer.ini", config, 0o644).map_err(|error| error.to_string())?;
@@ -62,7 +77,13 @@ impl Pool {
         wait_until("PgBouncer listens", PATIENCE, || {
             addresses.iter().all(|address| TcpStream::connect((*address, port)).is_ok())
         })?;
-        Ok(Self { port, _process: process, _files: files })
+        Ok(Self { port, process, _files: files })
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Its port.

@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    Append, AppendError, Event,
+    AnswerPart, Append, AppendError, Event,
     frame::{Kind, MAX_BODY},
     ids,
     journal::{Clock, Condition, Head, Journal, SEGMENT_BYTES, sync_dir},
@@ -258,16 +258,14 @@ fn append_split(event: &Event, write: WriteBody<'_>, splits: u32) -> Result<u64,
     let body = serde_json::to_vec(event).map_err(|error| AppendError(error.to_string()))?;
     if body.len() > MAX_BODY
         && splits > 0
-        && let Event::Answer { session, operation, columns, rows, truncated } = event
+        && let Event::Answer { session, operation, answer: AnswerPart { columns, rows, truncated } } = event
         && rows.len() > 1
     {
         let (head, tail) = rows.split_at(rows.len() / 2);
         let part = |columns: &Option<Vec<String>>, rows: &[_], truncated| Event::Answer {
             session: session.clone(),
             operation: *operation,
-            columns: columns.clone(),
-            rows: rows.to_vec(),
-            truncated,
+            answer: AnswerPart { columns: columns.clone(), rows: rows.to_vec(), truncated },
         };
         append_split(&part(columns, head, false), write, splits - 1)?;
         return append_split(&part(&None, tail, *truncated), write, splits - 1);

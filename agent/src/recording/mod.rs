@@ -21,11 +21,11 @@ pub mod verify;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
     masking::Masked,
-    model::{CoverageRow, Flow, KernelSide, Mode, Older, Principal, Request},
+    model::{Action, CoverageRow, Flow, KernelSide, Mode, Older, Principal},
 };
 
 pub use self::{
@@ -193,12 +193,9 @@ pub enum Event {
         session: String,
         /// Number of the operation within the session.
         operation: u64,
-        /// Names of the columns; only in the first part of an answer.
-        columns: Option<Vec<String>>,
-        /// Rows of values in text form; `None` is NULL.
-        rows: Vec<Masked<Vec<Option<String>>>>,
-        /// Set where the answer went on beyond the cap.
-        truncated: bool,
+        /// The part.
+        #[serde(flatten)]
+        answer: AnswerPart,
     },
     /// An operation ended.
     Finished {
@@ -217,6 +214,9 @@ pub enum Event {
         tag: Option<String>,
         /// The target's error.
         error: Option<Failure>,
+        /// What of the answer no [`Event::Answer`] has, as there: most answers are short, and need no record of their own.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        answer: Option<AnswerPart>,
     },
     /// A session ended.
     SessionEnded {
@@ -272,17 +272,33 @@ pub struct Decision {
     /// Number of the operation within the session, from 1.
     pub operation: u64,
     /// What the client asked for, masked.
-    pub text: Masked<String>,
+    pub text: Arc<Masked<String>>,
     /// Its parameters in text form, masked; `None` is NULL.
     pub parameters: Vec<Masked<Option<String>>>,
     /// What had to be permitted.
-    pub requests: Vec<Request>,
+    #[serde(rename = "requests", serialize_with = "requests")]
+    pub action: Arc<Action>,
     /// `permit`, `deny`, or `observe` (would have been denied).
     pub verdict: &'static str,
     /// Ids of the policies that decided.
     pub rules: Vec<String>,
     /// Reason of a denial.
     pub reason: Option<String>,
+}
+
+fn requests<S: Serializer>(action: &Action, serializer: S) -> Result<S::Ok, S::Error> {
+    action.requests.serialize(serializer)
+}
+
+/// Part of an answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct AnswerPart {
+    /// Names of the columns; only in the first part of an answer.
+    pub columns: Option<Vec<String>>,
+    /// Rows of values in text form; `None` is NULL.
+    pub rows: Vec<Masked<Vec<Option<String>>>>,
+    /// Set where the answer went on beyond the cap.
+    pub truncated: bool,
 }
 
 /// An error of the target.

@@ -37,9 +37,9 @@ fn decided(session: &str, operation: u64) -> Event {
     Event::Decided(Box::new(Decision {
         session: session.into(),
         operation,
-        text: without_values(format!("SELECT {operation}")),
+        text: Arc::new(without_values(format!("SELECT {operation}"))),
         parameters: vec![],
-        requests: vec![],
+        action: Arc::new(Action { requests: [].into(), facts: [].into() }),
         verdict: if operation.is_multiple_of(5) { "deny" } else { "permit" },
         rules: vec!["rule".into()],
         reason: None,
@@ -51,9 +51,7 @@ fn answer(session: &str, rows: usize, width: usize) -> Event {
     Event::Answer {
         session: session.into(),
         operation: 1,
-        columns: Some(vec!["c".into()]),
-        rows: vec![row; rows],
-        truncated: false,
+        answer: AnswerPart { columns: Some(vec!["c".into()]), rows: vec![row; rows], truncated: false },
     }
 }
 

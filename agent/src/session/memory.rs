@@ -8,8 +8,11 @@ use std::time::Duration;
 
 /// Pools. Two threads at a time allocate without waiting for each other, which is measured to be enough here.
 const POOLS: libc::c_int = 2;
-/// Pieces of this size and more, in bytes, are given back as soon as they are free.
-const GIVEN_BACK: libc::c_int = 64 * 1024;
+/// Pieces of this size and more, in bytes, are given back as soon as they are free. Much less would be dear: what is moved
+/// into the store goes through buffers of some hundred KiB, and each that is given back has to be faulted in again.
+const GIVEN_BACK: libc::c_int = 1 << 20;
+/// Free memory at the end of a pool that is kept until the next return.
+const SPARE: libc::c_int = 8 << 20;
 /// Time between two returns of the smaller pieces.
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -19,7 +22,7 @@ pub fn limit() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, POOLS);
         libc::mallopt(libc::M_MMAP_THRESHOLD, GIVEN_BACK);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, GIVEN_BACK);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, SPARE);
     }
 }
 

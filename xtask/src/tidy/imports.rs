@@ -14,7 +14,16 @@ const EDGES: &[(&str, &[&str])] = &[
     // The records that a protocol writes are nouns of the log; the log itself it reaches through the gate.
     (
         "protocol",
-        &["gate", "masking", "model", "config", "recording::Event", "recording::Failure", "recording::SessionStart"],
+        &[
+            "gate",
+            "masking",
+            "model",
+            "config",
+            "recording::AnswerPart",
+            "recording::Event",
+            "recording::Failure",
+            "recording::SessionStart",
+        ],
     ),
     ("gate", &["masking", "model", "recording::Append", "recording::Decision", "recording::Event"]),
     // It starts the attempts, and is what judges them.

@@ -63,13 +63,13 @@ pub fn run(global: &Global, options: &Options, out: &mut Out) -> Result<(), Fail
             }
             Event::ConnectionRefused(refusal) => error(out, &format!("FATAL:  {}", clean(&refusal.reason)))?,
             Event::Decided(decided) => statement(&prompt, &decided, out)?,
-            Event::Answer(Answer { operation, columns, rows, truncated }) => {
-                let (names, all, cut) = pending.entry(operation).or_default();
-                names.extend(columns.into_iter().flatten());
-                all.extend(rows);
-                *cut |= truncated;
+            Event::Answer(part) => keep(&mut pending, part.operation, part.answer),
+            Event::Finished(mut finished) => {
+                if let Some(answer) = finished.answer.take() {
+                    keep(&mut pending, finished.operation, answer);
+                }
+                answer(&finished, &mut pending, out)?;
             }
-            Event::Finished(finished) => answer(&finished, &mut pending, out)?,
             Event::SessionEnded(end) => {
                 out.line(out.paint(Colour::Dim, &format!("-- ended: {}", clean(&end.reason))))?;
             }
@@ -77,6 +77,13 @@ pub fn run(global: &Global, options: &Options, out: &mut Out) -> Result<(), Fail
         }
     }
     Ok(())
+}
+
+fn keep(pending: &mut Pending, operation: u64, Answer { columns, rows, truncated }: Answer) {
+    let (names, all, cut) = pending.entry(operation).or_default();
+    names.extend(columns.into_iter().flatten());
+    all.extend(rows);
+    *cut |= truncated;
 }
 
 fn statement(prompt: &str, decided: &Decided, out: &mut Out) -> Result<(), Failure> {

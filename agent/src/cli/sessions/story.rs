@@ -23,7 +23,7 @@ pub enum Event {
     /// A statement was decided.
     Decided(Decided),
     /// A part of an answer came.
-    Answer(Answer),
+    Answer(Part),
     /// A statement ended.
     Finished(Finished),
     /// It ended.
@@ -109,10 +109,17 @@ pub struct Decided {
     pub reason: Option<String>,
 }
 
+/// A part of an answer that has a record of its own.
+#[derive(Debug, Deserialize)]
+pub struct Part {
+    pub operation: u64,
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
 /// A part of an answer.
 #[derive(Debug, Deserialize)]
 pub struct Answer {
-    pub operation: u64,
     pub columns: Option<Vec<String>>,
     pub rows: Vec<Vec<Option<String>>>,
     pub truncated: bool,
@@ -129,6 +136,8 @@ pub struct Finished {
     pub micros: u64,
     pub tag: Option<String>,
     pub error: Option<Error>,
+    /// Absent where there is none.
+    pub answer: Option<Answer>,
 }
 
 impl Finished {

@@ -86,6 +86,7 @@ pub async fn relay(mut session: Session, mut client: Client, host: &dyn Host) {
                 break why.to_owned();
             }
         };
+        session.gate.waited();
         if let Err(gone) = exchanged {
             match gone {
                 Gone::ClientEnded => session.machine.client_ended(),
@@ -140,6 +141,7 @@ impl Session {
                     // The client may be waiting for what came before.
                     client.flush().await.map_err(|_| gone())?;
                     self.refresh(anew).await?;
+                    self.gate.waited();
                     now = Instant::now();
                 }
                 Step::Close(close) => return Ok(Some(close)),
@@ -223,6 +225,9 @@ impl Session {
     }
 
     fn ended(&mut self, client: &Client, started: Instant, reason: String) {
+        for event in self.machine.abandon(Instant::now()) {
+            self.record_late(&event);
+        }
         let (operations, denied) = self.gate.counts();
         let (bytes_in, bytes_out) = client.traffic();
         let event = Event::SessionEnded {
@@ -234,7 +239,12 @@ impl Session {
             micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
             reason,
         };
-        if let Err(denial) = self.gate.record(&event) {
+        self.record_late(&event);
+    }
+
+    /// Records what cannot be undone any more.
+    fn record_late(&self, event: &Event) {
+        if let Err(denial) = self.gate.record(event) {
             tracing::error!(session = %self.gate.subject().session, %denial, "the end of a session is not in the log");
         }
     }

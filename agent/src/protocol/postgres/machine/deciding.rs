@@ -64,7 +64,7 @@ impl Machine {
     pub(super) fn ask(
         &mut self,
         ask: Ask,
-        (action, text): (Action, masking::Masked<String>),
+        (action, text): (Arc<Action>, Arc<masking::Masked<String>>),
         parameters: Vec<masking::Masked<Option<String>>>,
         bytes: Bytes,
         deciding: Deciding,
@@ -192,6 +192,6 @@ pub(super) fn prepared(source: Source, types: Vec<u32>, understood: Understood) 
 }
 
 /// The most dangerous action, for what is not understood, and what is shown of it.
-pub(super) fn opaque(database: &Resource, shown: &str) -> (Action, masking::Masked<String>) {
-    (sql::opaque(database), without_values(shown.to_owned()))
+pub(super) fn opaque(database: &Resource, shown: &str) -> (Arc<Action>, Arc<masking::Masked<String>>) {
+    (Arc::new(sql::opaque(database)), Arc::new(without_values(shown.to_owned())))
 }

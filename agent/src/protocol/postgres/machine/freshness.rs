@@ -140,7 +140,8 @@ impl Machine {
     pub(super) fn unreadable(&self, text: &[u8], why: &str) -> Understood {
         let mut understood = self.incomprehensible(Some(why));
         if !self.start.view.masks() {
-            Arc::make_mut(&mut understood.statement).text = without_values(String::from_utf8_lossy(text).into_owned());
+            Arc::make_mut(&mut understood.statement).text =
+                Arc::new(without_values(String::from_utf8_lossy(text).into_owned()));
         }
         understood
     }

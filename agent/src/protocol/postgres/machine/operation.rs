@@ -17,7 +17,7 @@ use crate::{
         value::Rows,
         view::View,
     },
-    recording::{Event, Failure},
+    recording::{AnswerPart, Event, Failure},
 };
 
 /// Bytes of an operation's answer that are recorded; the rest is only counted.
@@ -299,13 +299,16 @@ impl Operation {
 
     /// The rows that are not recorded yet.
     pub fn flush(&mut self) -> Option<Event> {
+        let (session, operation) = (self.session.to_string(), self.ongoing.operation());
+        self.unrecorded().map(|answer| Event::Answer { session, operation, answer })
+    }
+
+    fn unrecorded(&mut self) -> Option<AnswerPart> {
         if self.chunk.is_empty() {
             return None;
         }
         self.chunk_bytes = 0;
-        Some(Event::Answer {
-            session: self.session.to_string(),
-            operation: self.ongoing.operation(),
+        Some(AnswerPart {
             columns: self.answer.columns.take(),
             rows: std::mem::take(&mut self.chunk),
             truncated: self.truncated,
@@ -328,6 +331,11 @@ impl Operation {
         self.part += 1;
     }
 
+    /// Whether more statements of its text may follow, whose answers have columns of their own.
+    pub fn goes_on(&self) -> bool {
+        self.statement.as_ref().is_none_or(|statement| statement.parts.len() > self.part)
+    }
+
     /// It has failed.
     pub fn failed(&mut self, failure: Failure) {
         self.copy_ended();
@@ -335,12 +343,15 @@ impl Operation {
     }
 
     /// It has ended: what is left to record. Nothing, if it had ended before.
-    pub fn finish(&mut self, now: Instant) -> Vec<Event> {
+    pub fn finish(&mut self, now: Instant) -> Option<Event> {
         if std::mem::replace(&mut self.finished, true) {
-            return Vec::new();
+            return None;
         }
-        let mut events: Vec<Event> = self.flush().into_iter().collect();
-        events.push(Event::Finished {
+        let mut answer = self.unrecorded();
+        if answer.is_none() && self.truncated && self.recorded > 0 {
+            answer = Some(AnswerPart { columns: None, rows: Vec::new(), truncated: true });
+        }
+        Some(Event::Finished {
             session: self.session.to_string(),
             operation: self.ongoing.operation(),
             rows: self.counted,
@@ -348,7 +359,7 @@ impl Operation {
             micros: u64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX),
             tag: Some(std::mem::take(&mut self.tag)).filter(|tag| !tag.is_empty()),
             error: self.failure.take(),
-        });
-        events
+            answer,
+        })
     }
 }

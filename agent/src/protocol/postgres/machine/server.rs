@@ -17,7 +17,7 @@ use crate::{
         message::{self, Column},
         view::Encoding,
     },
-    recording::Failure,
+    recording::{Event, Failure},
 };
 
 /// Why the server cannot be followed any more.
@@ -183,7 +183,7 @@ impl Machine {
             (Expect::Query(operation), server::COMMAND_COMPLETE | server::EMPTY_QUERY_RESPONSE) => {
                 let tag = tag(&frame);
                 operation.completed(tag);
-                let flushed = operation.flush();
+                let flushed = if operation.goes_on() { operation.flush() } else { None };
                 self.record(flushed);
                 self.rolled_back(tag == b"ROLLBACK");
                 self.settle_statement();
@@ -191,12 +191,12 @@ impl Machine {
             (Expect::Execute(portal), server::COMMAND_COMPLETE | server::EMPTY_QUERY_RESPONSE) => {
                 let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
                 let tag = tag(&frame);
-                let events = {
+                let finished = {
                     let mut operation = bound.operation();
                     operation.completed(tag);
                     operation.finish(now)
                 };
-                self.record(events);
+                self.record(finished);
                 self.rolled_back(tag == b"ROLLBACK");
                 self.settle();
             }
@@ -248,21 +248,35 @@ impl Machine {
             operation.finish(now)
         };
         let events = match pending.expect {
-            Expect::Query(mut operation) => fail(&mut operation),
-            Expect::Execute(portal) => {
-                portal.bound.as_ref().map_or_else(Vec::new, |bound| fail(&mut bound.operation()))
-            }
+            Expect::Query(mut operation) => fail(&mut operation).into_iter().collect(),
+            Expect::Execute(portal) => portal.bound.iter().filter_map(|bound| fail(&mut bound.operation())).collect(),
             // The operation began here, and ends here.
             Expect::Bind => {
                 let portals = pending.changes.iter().flatten().filter_map(|change| match change {
                     Change::Portal(_, portal) => portal.bound.as_ref(),
                     _ => None,
                 });
-                portals.flat_map(|bound| fail(&mut bound.operation())).collect()
+                portals.filter_map(|bound| fail(&mut bound.operation())).collect()
             }
             _ => Vec::new(),
         };
         self.record(events);
+    }
+
+    /// The session has ended: what is to be recorded of operations that had not. The client may have seen a part of their answers.
+    pub fn abandon(&mut self, now: Instant) -> Vec<Event> {
+        let failure = Failure {
+            code: error::CONNECTION_FAILURE.into(),
+            message: without_values("the session ended before the answer did".into()),
+        };
+        while !self.queue.0.is_empty() {
+            self.drop_oldest(&failure, now);
+        }
+        let recorded = self.steps.drain(..).filter_map(|step| match step {
+            Step::Record(event) => Some(event),
+            _ => None,
+        });
+        recorded.collect()
     }
 
     fn report(&self, frame: &Frame) -> Result<guard::Report, Malformed> {
@@ -290,8 +304,6 @@ impl Machine {
             Some(Expect::Refused { error, simple: true }) => error.clone(),
             Some(Expect::Query(operation)) => {
                 operation.failed(report.failure);
-                let flushed = operation.flush();
-                self.record(flushed);
                 self.copy_over(true);
                 report.client
             }

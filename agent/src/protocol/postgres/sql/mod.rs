@@ -97,9 +97,9 @@ const MOST_DEFINED: usize = 100;
 #[derive(Clone, Debug)]
 pub struct Statement {
     /// Everything it would touch, of all its statements, and of the statements that EXECUTE and FETCH carry.
-    pub action: Action,
+    pub action: Arc<Action>,
     /// The text for the log, masked.
-    pub text: Masked<String>,
+    pub text: Arc<Masked<String>>,
     /// Whether parameters may be recorded as they are: the statement touches no masked column.
     pub parameters_clear: bool,
     /// For each of its statements in order, what is known about its answer.
@@ -228,11 +228,11 @@ pub fn classify(
     if findings.requests.is_empty() {
         findings.requests.insert(Request::new("sql:basics", requests::database(reading)));
     }
-    let shown = if clear && !findings.secret { text::whole(text) } else { text::placeholders(text) };
+    let shown = Arc::new(if clear && !findings.secret { text::whole(text) } else { text::placeholders(text) });
     // What PREPARE and DECLARE carry is logged as this text.
     for part in &mut parts {
         if let Effect::Prepare { statement, .. } | Effect::Declare { statement, .. } = &mut part.effect {
-            Arc::make_mut(statement).text = shown.clone();
+            Arc::make_mut(statement).text = Arc::clone(&shown);
         }
     }
     Statement {
@@ -242,7 +242,7 @@ pub fn classify(
         unknown_names: findings.unknown_names,
         looks_up_names: findings.looks_up_names,
         unread: None,
-        action: findings.into_action(),
+        action: Arc::new(findings.into_action()),
     }
 }
 
@@ -263,8 +263,12 @@ fn unparsed(text: &str, unread: &Unread, reading: &Reading, masking: &Masking) -
     let mut proof = Proof::new(masking);
     proof.obscure("the statement could not be parsed".into());
     Statement {
-        action: opaque(&requests::database(reading)),
-        text: if masking.masks() || !unread.may_be_scanned() { text::unread(text) } else { text::placeholders(text) },
+        action: Arc::new(opaque(&requests::database(reading))),
+        text: Arc::new(if masking.masks() || !unread.may_be_scanned() {
+            text::unread(text)
+        } else {
+            text::placeholders(text)
+        }),
         parameters_clear: false,
         parts: vec![Part { answer: proof.answer(), effect: Effect::ChangesCatalogue }],
         unknown_names: false,

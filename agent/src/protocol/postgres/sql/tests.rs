@@ -102,7 +102,7 @@ fn requests(statement: &Statement) -> BTreeSet<String> {
 }
 
 fn shown(text: &str) -> String {
-    masked(text).text.into_shown()
+    masked(text).text.shown().clone()
 }
 
 #[test]

@@ -173,9 +173,9 @@ impl<'a> Walker<'a> {
             unread: None,
             parameters_clear: clear && !findings.secret,
             parts: vec![part],
-            action: findings.into_action(),
+            action: Arc::new(findings.into_action()),
             // The caller puts the text that it is part of in here.
-            text: super::text::whole(""),
+            text: Arc::new(super::text::whole("")),
         };
         self.carry(&statement);
         statement

@@ -14,9 +14,9 @@ fn lines(rig: &Rig) -> (Vec<String>, bool) {
     let mut truncated = false;
     let mut lines = Vec::new();
     for event in &rig.recorded {
-        if let Event::Answer { rows, truncated: cut, .. } = event {
-            truncated |= cut;
-            lines.extend(rows.iter().flat_map(|row| row.shown().iter().flatten().cloned()));
+        if let Event::Answer { answer, .. } | Event::Finished { answer: Some(answer), .. } = event {
+            truncated |= answer.truncated;
+            lines.extend(answer.rows.iter().flat_map(|row| row.shown().iter().flatten().cloned()));
         }
     }
     (lines, truncated)

@@ -38,13 +38,12 @@ fn complete() -> Bytes {
 fn recorded(rig: &Rig) -> (u64, usize, bool) {
     let (mut counted, mut kept, mut cut) = (0, 0, false);
     for event in &rig.recorded {
-        match event {
-            Event::Answer { rows, truncated, .. } => {
-                kept += rows.len();
-                cut |= truncated;
-            }
-            Event::Finished { rows, .. } => counted = *rows,
-            _ => {}
+        if let Event::Finished { rows, .. } = event {
+            counted = *rows;
+        }
+        if let Event::Answer { answer, .. } | Event::Finished { answer: Some(answer), .. } = event {
+            kept += answer.rows.len();
+            cut |= answer.truncated;
         }
     }
     (counted, kept, cut)
@@ -118,4 +117,19 @@ fn nothing_is_kept_of_large_messages() {
     let machine = &rig.machine;
     assert_eq!(machine.from_client.capacity() + machine.from_server.capacity(), 0);
     assert!(machine.steps.capacity() <= 64 && machine.queue.0.capacity() <= 64);
+}
+
+#[test]
+fn what_was_shown_of_an_answer_is_recorded_when_the_session_ends_within_it() {
+    let mut rig = asked(false, "select 1");
+    rig.server(&description(0, 0));
+    rig.server(&row(b"seen"));
+    rig.steps();
+    let ended = rig.machine.abandon(Instant::now());
+    let [Event::Finished { rows: 1, error: Some(failure), answer: Some(answer), .. }] = ended.as_slice() else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(failure.code, "08006");
+    assert_eq!(answer.rows[0].shown(), &[Some("seen".to_owned())]);
+    assert!(rig.machine.abandon(Instant::now()).is_empty());
 }

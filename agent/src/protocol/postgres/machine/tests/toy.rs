@@ -32,8 +32,8 @@ pub struct Toy {
 impl View for Toy {
     fn classify(&self, text: &str, names: &dyn Names) -> Arc<Statement> {
         let mut statement = Statement {
-            action: Action { requests: [].into(), facts: [].into() },
-            text: without_values(text.to_owned()),
+            action: Arc::new(Action { requests: [].into(), facts: [].into() }),
+            text: Arc::new(without_values(text.to_owned())),
             parameters_clear: !self.masks,
             parts: Vec::new(),
             unknown_names: false,
@@ -71,7 +71,7 @@ impl Toy {
     fn part(&self, text: &str, names: &dyn Names, statement: &mut Statement) {
         let words: Vec<&str> = text.split(' ').collect();
         let mut ask = |action: &str| {
-            statement.action.requests.insert(Request::new(action, Resource::target("toy")));
+            Arc::make_mut(&mut statement.action).requests.insert(Request::new(action, Resource::target("toy")));
         };
         let (answer, effect) = match words.as_slice() {
             ["secret" | "strange"] => {

@@ -169,13 +169,7 @@ impl Machine {
             None => Ask::Decide(Self::unproven(&statement)),
         };
         let deciding = Deciding::Query { understood: Some(understood) };
-        Ok(self.ask(
-            ask,
-            (self.cautious(statement.action.clone()), statement.text.clone()),
-            Vec::new(),
-            frame.bytes,
-            deciding,
-        ))
+        Ok(self.ask(ask, (self.cautious(&statement.action), statement.text.clone()), Vec::new(), frame.bytes, deciding))
     }
 
     /// `Parse`: nothing happens yet, so it is only refused outright.
@@ -205,7 +199,7 @@ impl Machine {
             None => Ask::Foresee(Self::unproven(&statement)),
         };
         let prepared = prepared(source, types, understood);
-        let subject = (self.cautious(statement.action.clone()), statement.text.clone());
+        let subject = (self.cautious(&statement.action), statement.text.clone());
         Ok(self.ask(ask, subject, Vec::new(), frame.bytes, Deciding::Parse { name, prepared }))
     }
 
@@ -243,7 +237,7 @@ impl Machine {
             })
             .collect();
         let deciding = Deciding::Bind { portal, bound: Some((prepared, understood)), results: bind.results };
-        let subject = (self.cautious(statement.action.clone()), statement.text.clone());
+        let subject = (self.cautious(&statement.action), statement.text.clone());
         Ok(self.ask(ask, subject, parameters, frame.bytes, deciding))
     }
 

@@ -169,7 +169,7 @@ fn what_follows_a_change_in_its_pipeline_may_mean_anything() {
         sync(),
     ]);
     let asked = rig.did.iter().filter_map(|did| if let Did::Asked(action) = did { Some(action) } else { None });
-    let opaque = |action: &Action| action.requests.iter().any(|request| request.action == "sql:opaque");
+    let opaque = |action: &crate::model::Action| action.requests.iter().any(|request| request.action == "sql:opaque");
     assert_eq!(asked.map(opaque).collect::<Vec<_>>(), [false, false, true, true]);
     // The next pipeline sees the catalogue as it is.
     rig.did.clear();

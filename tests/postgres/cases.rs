@@ -5,6 +5,7 @@ mod copies;
 mod decisions;
 mod masking;
 mod names;
+mod replication;
 
 use std::{
     io::{Read, Write},
@@ -61,12 +62,16 @@ pub fn all(server: &Postgres) -> Vec<Case<'_>> {
             copies::early_end,
         ),
         case(server, "COPY needs what it needs", copies::permitted),
-        case(server, "what is not built is refused natively", decisions::not_built),
+        case(server, "functions are called by their OID where that is permitted", decisions::functions),
+        case(server, "a cursor of DECLARE is run by Execute, in parts, and masked", names::cursor),
+        case(server, "a pipeline of 60,000 messages without a Sync", names::long_pipeline),
         case(server, "pgbench, simple, extended and prepared", decisions::pgbench),
         case(server, "the session's end is told to both sides", connections::endings),
         case(server, "odd beginnings are answered or closed", connections::odd_beginnings),
         case(server, "two databases that differ in masked values look the same", masking::non_interference),
         case(server, "300 malformed inputs leave nothing behind", connections::malformed),
+        ("logical replication: pg_recvlogical, a subscription, refusals", Box::new(replication::logical)),
+        ("physical replication: pg_basebackup, refusals", Box::new(replication::physical)),
         ("logins: trust, cleartext in TLS only, md5, SCRAM", Box::new(connections::logins)),
     ]
 }

@@ -35,7 +35,7 @@ pub async fn catalogue(client: &Client) -> Result<Catalogue, Box<dyn Error>> {
 
 /// How texts are read, with this search path if it is known.
 pub fn reading(search_path: Option<Vec<String>>) -> Reading {
-    Reading { target: TARGET.into(), database: DATABASE.into(), search_path }
+    Reading { target: TARGET.into(), database: DATABASE.into(), search_path, replication: None }
 }
 
 /// A session that knows `known_statement` and `known_cursor`.

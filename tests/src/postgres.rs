@@ -163,7 +163,8 @@ impl PostgresBuilder {
     fn hba(&self) -> String {
         let tcp = if self.tls_only { "hostssl" } else { "host" };
         let method = self.auth.method();
-        format!("local all all trust\n{tcp} all all 0.0.0.0/0 {method}\n{tcp} all all ::/0 {method}\n")
+        let of = |databases| format!("{tcp} {databases} all 0.0.0.0/0 {method}\n{tcp} {databases} all ::/0 {method}\n");
+        format!("local all all trust\n{}{}", of("all"), of("replication"))
     }
 
     fn conf(&self, port: u16, sockets: &Path, certificate: Option<&(PathBuf, PathBuf)>) -> String {

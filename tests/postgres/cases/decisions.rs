@@ -3,7 +3,7 @@
 use std::{io::Write, time::Duration};
 
 use agent::model::{Action, Denial};
-use agent_tests::{Cmd, Outcome, Postgres};
+use agent_tests::{Cmd, Outcome, Postgres, TempDir};
 use tokio_postgres::error::SqlState;
 
 use super::{client, expect, fails, holds, lacks, masked, psql, raw, session, until};
@@ -125,13 +125,58 @@ pub fn settings(server: &Postgres) -> Outcome {
     holds(&out.1, "denied by Postern")
 }
 
-pub fn not_built(server: &Postgres) -> Outcome {
+/// Calls of functions are not permitted.
+fn no_calls(action: &Action) -> Option<Denial> {
+    let calls = |request: &agent::model::Request| request.action == "sql:call" || request.action == "sql:opaque";
+    action.requests.iter().any(calls).then(|| Denial::closed("nothing is called here"))
+}
+
+pub fn functions(server: &Postgres) -> Outcome {
+    // md5('ab'); pg_stat_get_numscans(1), which is not harmless; none.
+    let calls: [&[u8]; 3] = [
+        b"F\0\0\0\x14\0\0\x09\x07\0\0\0\x01\0\0\0\x02ab\0\0",
+        b"F\0\0\0\x13\0\0\x07\x88\0\0\0\x01\0\0\0\x011\0\0",
+        b"F\0\0\0\x0e\0\0\0\x01\0\0\0\0\0\0",
+    ];
+    let call = |proxy: &crate::proxy::Proxy| -> Outcome<Vec<String>> {
+        let mut stream = raw(proxy)?;
+        let mut answers = Vec::new();
+        for call in calls {
+            stream.write_all(call).map_err(|error| error.to_string())?;
+            answers.push(until(&mut stream, b"Z\0\0\0\x05I")?);
+        }
+        Ok(answers)
+    };
     let proxy = Builder::new(server).start()?;
-    let mut stream = raw(&proxy)?;
-    // FunctionCall of OID 1 without arguments.
-    stream.write_all(b"F\0\0\0\x0e\0\0\0\x01\0\0\0\0\0\0").map_err(|error| error.to_string())?;
-    let answer = until(&mut stream, b"Z\0\0\0\x05I")?;
-    holds(&answer, "FunctionCall is not supported")
+    let answers = call(&proxy)?;
+    for (answer, part) in
+        answers.iter().zip(["V\0\0\0\x28\0\0\0\x20187ef4436122d1cc2f40dc2b92f0eba0", "V\0\0\0\t\0\0\0\x010", "42883"])
+    {
+        holds(answer, part)?;
+    }
+    holds(&proxy.log_text(), r#"SELECT \"pg_catalog\".\"md5\"($1)"#)?;
+    holds(&proxy.log_text(), r#"[["187ef4436122d1cc2f40dc2b92f0eba0"]]"#)?;
+    let answers = call(&Builder::new(server).policy(no_calls).start()?)?;
+    for (answer, part) in answers.iter().zip(["187ef", "nothing is called", "nothing is called"]) {
+        holds(answer, part)?;
+    }
+    // Where columns are masked, only what is harmless.
+    let answers = call(&masked(server).start()?)?;
+    for (answer, part) in
+        answers.iter().zip(["187ef", "may show values of masked columns", "what this statement means"])
+    {
+        holds(answer, part)?;
+    }
+    // psql's large objects are calls by OID.
+    let proxy = Builder::new(server).start()?;
+    let dir = TempDir::new().map_err(|error| error.to_string())?;
+    let file = dir.write("in", "a large object", 0o644).map_err(|error| error.to_string())?;
+    let copy = dir.join("out");
+    let script =
+        format!("\\lo_import {}\n\\lo_export :LASTOID {}\n\\lo_unlink :LASTOID\n", file.display(), copy.display());
+    let (_, errors) = session(&proxy, &script)?;
+    expect(&errors, "")?;
+    expect(&std::fs::read_to_string(copy).map_err(|error| error.to_string())?, "a large object")
 }
 
 pub fn pgbench(server: &Postgres) -> Outcome {

@@ -1,8 +1,11 @@
 //! The extended protocol, names, and the catalogue.
 
+use std::io::{Read, Write};
+
 use agent_tests::{Outcome, Postgres};
 
-use super::{client, expect, holds, lacks, masked, session};
+use super::{client, expect, holds, lacks, masked, raw, session, until};
+use crate::proxy::Builder;
 
 pub fn extended(server: &Postgres) -> Outcome {
     let proxy = masked(server).start()?;
@@ -131,4 +134,41 @@ pub fn many(server: &Postgres) -> Outcome {
         holds(&error, "at most")?;
         expect(&batch.to_string(), "41")
     })
+}
+
+pub fn cursor(server: &Postgres) -> Outcome {
+    let proxy = masked(server).start()?;
+    let error = |error: std::io::Error| error.to_string();
+    let mut stream = raw(&proxy)?;
+    let declare = b"BEGIN; DECLARE c CURSOR FOR SELECT ssn FROM customers ORDER BY id\0";
+    stream.write_all(&[b"Q", &(declare.len() as u32 + 4).to_be_bytes()[..], declare].concat()).map_err(error)?;
+    until(&mut stream, b"Z\0\0\0\x05T")?;
+    let execute = b"E\0\0\0\x0ac\0\0\0\0\x01";
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        stream.write_all(&[&execute[..], b"S\0\0\0\x04"].concat()).map_err(error)?;
+        seen.push(until(&mut stream, b"Z\0\0\0\x05T")?);
+    }
+    holds(&seen[0], "***3333")?;
+    holds(&seen[1], "***6666")?;
+    holds(&seen[2], "SELECT 0")?;
+    lacks(&seen.concat(), "111-22")?;
+    lacks(&proxy.log_text(), "111-22")
+}
+
+pub fn long_pipeline(server: &Postgres) -> Outcome {
+    const STATEMENTS: usize = 20_000;
+    let proxy = Builder::new(server).start()?;
+    let error = |error: std::io::Error| error.to_string();
+    let mut stream = raw(&proxy)?;
+    let one = b"P\0\0\0\x10\0SELECT 1\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0";
+    let mut writer = stream.try_clone().map_err(error)?;
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&one.repeat(STATEMENTS)).and_then(|()| writer.write_all(b"S\0\0\0\x04"))
+    });
+    let answer = b"1\0\0\0\x042\0\0\0\x04D\0\0\0\x0b\0\x01\0\0\0\x011C\0\0\0\x0dSELECT 1\0".len();
+    let mut all = vec![0; answer * STATEMENTS + 6];
+    stream.read_exact(&mut all).map_err(error)?;
+    writing.join().map_err(|_| "the writer panicked".to_owned())?.map_err(error)?;
+    if all.ends_with(b"Z\0\0\0\x05I") { Ok(()) } else { Err("the answers are others".into()) }
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     frame::{Fields, Frame, client, server},
-    message::{put_string, write, write_bare, write_named, write_parse},
+    message::{put_string, write, write_bare, write_named, write_parse, write_query},
     sql::{
         Cache, Names, Reading, Statement,
         catalogue::{Catalogue, CatalogueError, QUERIES, Row},
@@ -68,6 +68,14 @@ pub struct Snapshot {
 /// Target, address and database.
 type Key = (String, SocketAddr, String);
 
+impl Snapshot {
+    /// That of a connection without a database.
+    #[must_use]
+    pub fn nothing() -> Arc<Self> {
+        Arc::new(Self { catalogue: Catalogue::default(), digest: [0; 32] })
+    }
+}
+
 static SHARED: LazyLock<Mutex<HashMap<Key, Arc<Shared>>>> = LazyLock::new(Mutex::default);
 
 /// Why a catalogue is of no use.
@@ -115,6 +123,7 @@ impl Shared {
         &self,
         server: &mut Server,
         admission: &Admission,
+        simple: bool,
         asides: &mut Vec<Frame>,
     ) -> Result<Arc<Snapshot>, DatabaseError> {
         let _reading = self.reading.lock().await;
@@ -123,7 +132,7 @@ impl Shared {
             return Ok(snapshot);
         }
         let old = self.newest().map(|(_, snapshot)| snapshot);
-        let snapshot = read(server, admission, true, old.as_ref(), asides).await?;
+        let snapshot = read(server, admission, (true, simple), old.as_ref(), asides).await?;
         self.keep(&snapshot);
         Ok(snapshot)
     }
@@ -136,12 +145,13 @@ impl Shared {
         &self,
         server: &mut Server,
         admission: &Admission,
+        simple: bool,
         old: &Arc<Snapshot>,
         asides: &mut Vec<Frame>,
     ) -> Result<Arc<Snapshot>, DatabaseError> {
         // One after the other, so that the newest is the one that was read last.
         let _reading = self.reading.lock().await;
-        let snapshot = read(server, admission, true, Some(old), asides).await?;
+        let snapshot = read(server, admission, (true, simple), Some(old), asides).await?;
         self.keep(&snapshot);
         Ok(snapshot)
     }
@@ -162,14 +172,15 @@ impl Shared {
 }
 
 /// Reads the catalogue over a connection that is quiet. `alone`: no transaction is open, so that one of its own makes the
-/// answers fit together; within the client's, it must be seen as that sees it. If it is as in `old`, that is the answer.
+/// answers fit together; within the client's, it must be seen as that sees it. `simple`: over a replication connection, which
+/// has no extended protocol. If it is as in `old`, that is the answer.
 ///
 /// # Errors
 /// [`DatabaseError`]
 pub async fn read(
     server: &mut Server,
     admission: &Admission,
-    alone: bool,
+    (alone, simple): (bool, bool),
     old: Option<&Arc<Snapshot>>,
     asides: &mut Vec<Frame>,
 ) -> Result<Arc<Snapshot>, DatabaseError> {
@@ -181,11 +192,17 @@ pub async fn read(
     let mut count = 0;
     for text in texts {
         count += 1;
-        for message in run(text) {
-            server.send(&admission.housekeeping(message));
+        if simple {
+            server.send(&admission.housekeeping(write_query(text)));
+        } else {
+            run(text).into_iter().for_each(|message| server.send(&admission.housekeeping(message)));
         }
     }
-    server.send(&admission.housekeeping(write_bare(client::SYNC)));
+    // A Query each, or one Sync, is answered with ReadyForQuery.
+    let mut unready = if simple { count } else { 1 };
+    if !simple {
+        server.send(&admission.housekeeping(write_bare(client::SYNC)));
+    }
     let mut answers: Vec<Vec<Row>> = Vec::with_capacity(count);
     let mut rows = Vec::new();
     let (mut digest, mut size) = (Sha256::new(), 0);
@@ -205,9 +222,10 @@ pub async fn read(
                 digest.update([0]);
                 answers.push(std::mem::take(&mut rows));
             }
-            server::PARSE_COMPLETE | server::BIND_COMPLETE | server::CLOSE_COMPLETE => {}
+            server::PARSE_COMPLETE | server::BIND_COMPLETE | server::CLOSE_COMPLETE | server::ROW_DESCRIPTION => {}
             server::ERROR_RESPONSE => failure = Some(refusal(&frame)),
-            server::READY_FOR_QUERY => break,
+            server::READY_FOR_QUERY if unready == 1 => break,
+            server::READY_FOR_QUERY => unready -= 1,
             server::NOTICE_RESPONSE | server::PARAMETER_STATUS | server::NOTIFICATION_RESPONSE => asides.push(frame),
             _ => return Err(UpstreamError::Protocol.into()),
         }
@@ -318,6 +336,13 @@ impl View for Database {
             let _turn = LONG.lock().unwrap_or_else(PoisonError::into_inner);
             classify()
         })
+    }
+
+    fn call(&self, function: u32, arguments: usize) -> Option<String> {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let function = self.snapshot.catalogue.function(function)?;
+        let parameters: Vec<String> = (1..=arguments).map(|number| format!("${number}")).collect();
+        Some(format!("SELECT {}.{}({})", quoted(&function.schema), quoted(&function.name), parameters.join(", ")))
     }
 
     fn cover(&self, table: u32, attribute: i16) -> Option<Cover> {

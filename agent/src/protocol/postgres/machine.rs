@@ -158,6 +158,8 @@ pub struct Machine {
     waiting: Option<Frame>,
     /// The client has closed its sending side.
     ended: bool,
+    /// Too many answers are outstanding.
+    crowded: bool,
     /// Nothing has happened since `waiting` was found to have to wait.
     stalled: bool,
     /// What comes of the client's that has begun to be passed on or dropped.
@@ -200,6 +202,7 @@ impl Machine {
             from_server: BytesMut::new(),
             waiting: None,
             ended: false,
+            crowded: false,
             stalled: false,
             rest: Rest::default(),
             server_rest: (0, 0),
@@ -372,7 +375,7 @@ impl Machine {
 
     /// Notes that a message has gone upstream that is answered.
     fn expect(&mut self, expect: Expect, changes: Vec<Vec<names::Change>>, catalogue: bool) {
-        let simple = matches!(expect, Expect::Query(_) | Expect::Anything | Expect::Refused { simple: true, .. });
+        let simple = matches!(expect, Expect::Query(_) | Expect::Call(_) | Expect::Refused { simple: true, .. });
         if changes.iter().flatten().any(visible_to_sql) {
             self.stamp.names += 1;
         }

@@ -62,6 +62,48 @@ impl<'a> Bind<'a> {
     }
 }
 
+/// `FunctionCall`
+#[derive(Debug)]
+pub struct FunctionCall<'a> {
+    /// OID of the function.
+    pub function: u32,
+    /// Format codes of the arguments, as in [`Bind`].
+    pub formats: Vec<i16>,
+    /// Arguments; `None` is NULL.
+    pub arguments: Vec<Option<&'a [u8]>>,
+    /// Format code of the result.
+    pub result: i16,
+}
+
+impl<'a> FunctionCall<'a> {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`Malformed`]
+    pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
+        let mut fields = Fields::new(body);
+        let call = Self {
+            function: fields.unsigned()?,
+            formats: fields.list(2, Fields::int16)?,
+            arguments: fields.list(4, Fields::value)?,
+            result: fields.int16()?,
+        };
+        fields.end()?;
+        Ok(call)
+    }
+}
+
+/// The value of `FunctionCallResponse`.
+///
+/// # Errors
+/// [`Malformed`]
+pub fn function_result(body: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    let mut fields = Fields::new(body);
+    let value = fields.value()?;
+    fields.end()?;
+    Ok(value)
+}
+
 /// Format code number `position` of a list of format codes: none means text for all, one counts for all.
 #[must_use]
 pub fn format_of(formats: &[i16], position: usize) -> i16 {

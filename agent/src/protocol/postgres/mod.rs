@@ -10,6 +10,7 @@ mod greeting;
 mod machine;
 mod message;
 mod relay;
+mod replication;
 pub mod sql;
 mod startup;
 mod upstream;
@@ -24,13 +25,13 @@ use tokio::{net::TcpStream, time::timeout};
 
 use self::{
     cancel::Issued,
-    database::{Database, DatabaseError, Shared},
+    database::{Database, DatabaseError, Shared, Snapshot},
     error::NativeError,
     frame::server,
     greeting::{Greeting, GreetingError, greet},
     machine::{Machine, Start},
     relay::{Session, relay},
-    sql::Reading,
+    sql::{Reading, Replication},
     startup::{CancelKey, Startup},
     upstream::{Upstream, UpstreamError},
     wire::Client,
@@ -124,18 +125,30 @@ async fn begin(
     startup: &Startup,
 ) -> Result<(Session, Option<Issued>), Refusal> {
     let (mut gate, admission) = admit(connection)?;
-    let reading =
-        Reading { target: connection.target.name.clone(), database: startup.database.clone(), search_path: None };
+    let reading = Reading {
+        target: connection.target.name.clone(),
+        database: startup.database.clone(),
+        search_path: None,
+        replication: startup.replication,
+    };
     permit_settings(&mut gate, startup, &reading)?;
+    replication::permit_connection(&mut gate, &reading, !connection.target.columns.is_empty())?;
 
     let (upstream, user) = log_in(connection, &admission, startup, client).await?;
     let Upstream { mut server, greetings, key, encoding, conforming, server_is_utf8 } = upstream;
     let shared = Shared::of(&reading.target, connection.destination, &reading.database);
     let mut asides = Vec::new();
-    let snapshot = shared.young(&mut server, &admission, &mut asides).await?;
+    let (snapshot, rules) = match reading.replication {
+        // There is no database whose columns could be known.
+        Some(Replication::Physical) => (Snapshot::nothing(), Vec::new()),
+        logical => {
+            let snapshot = shared.young(&mut server, &admission, logical.is_some(), &mut asides).await?;
+            (snapshot, connection.target.columns.clone())
+        }
+    };
     let database = database::database(&reading);
-    let rules = connection.target.columns.clone();
     let view = Database::new(&shared, snapshot, &rules, reading.clone(), &mut gate).map_err(DatabaseError::from)?;
+    replication::permit(&mut gate, &reading, &view)?;
     let issued = match key {
         Some(key) => Some(Issued::new(connection, &admission, key)?),
         None => None,
@@ -153,7 +166,7 @@ async fn begin(
         server_tls: server.tls(),
         upstream_user: user,
         client_user: startup.user.clone(),
-        details: BTreeMap::from([("database".to_owned(), startup.database.clone())]),
+        details: details(startup),
     };
     gate.record(&Event::SessionStarted(Box::new(started)))?;
     let machine = Machine::new(Start {
@@ -172,6 +185,12 @@ async fn begin(
     let mut session = Session { gate, admission, machine, server, view, shared, taken, rules, reading };
     session.show(greetings.into_iter().chain(asides));
     Ok((session, issued))
+}
+
+/// What else the record of a session's beginning says.
+fn details(startup: &Startup) -> BTreeMap<String, String> {
+    let replication = startup.replication.map(|replication| ("replication".to_owned(), replication.name().to_owned()));
+    replication.into_iter().chain([("database".to_owned(), startup.database.clone())]).collect()
 }
 
 /// Decides whether there may be a session at all.

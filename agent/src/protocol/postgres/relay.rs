@@ -14,7 +14,8 @@ use super::{
     frame::{Frame, client},
     machine::{Ask, Close, Machine, Question, Step},
     message::{ready_for_query, write_bare},
-    sql::Reading,
+    replication,
+    sql::{Reading, Replication},
     wire::{Client, Gone, Server, exchange},
 };
 use crate::{
@@ -173,17 +174,22 @@ impl Session {
 
     /// Reads the catalogue over the session's own connection: so it is seen as the session's transaction sees it.
     async fn refresh(&mut self, anew: bool) -> Result<(), Failed> {
+        if self.reading.replication == Some(Replication::Physical) {
+            self.machine.refreshed(self.view.clone());
+            return Ok(());
+        }
         let alone = !self.machine.in_transaction();
+        let simple = self.reading.replication.is_some();
         let mut asides = Vec::new();
         let old = Arc::clone(self.view.snapshot());
         let (server, admission) = (&mut self.server, &self.admission);
         let reading = async {
             if alone && !anew {
-                self.shared.young(server, admission, &mut asides).await
+                self.shared.young(server, admission, simple, &mut asides).await
             } else if alone {
-                self.shared.refresh(server, admission, &old, &mut asides).await
+                self.shared.refresh(server, admission, simple, &old, &mut asides).await
             } else {
-                database::read(server, admission, false, Some(&old), &mut asides).await
+                database::read(server, admission, (false, simple), Some(&old), &mut asides).await
             }
         };
         let snapshot = timeout(CATALOGUE, reading).await.map_err(unreadable)?.map_err(unreadable)?;
@@ -200,7 +206,8 @@ impl Session {
     /// Other sessions may have read the catalogue, and the operator may have changed the policies.
     fn keep_up(&mut self, epoch: &mut u64) -> Result<(), Failed> {
         // Within a transaction the catalogue is what that sees.
-        let newest = if self.machine.in_transaction() { None } else { self.shared.newest() };
+        let apart = self.machine.in_transaction() || self.reading.replication == Some(Replication::Physical);
+        let newest = if apart { None } else { self.shared.newest() };
         if let Some((taken, _)) = newest.as_ref().filter(|(taken, _)| *taken > self.taken) {
             self.taken = *taken;
         }
@@ -215,7 +222,8 @@ impl Session {
         *epoch = now;
         self.look(newest.unwrap_or_else(|| Arc::clone(self.view.snapshot())))?;
         self.machine.look(self.view.clone());
-        Ok(())
+        // A stream goes on by itself, so this cannot wait for the client's next statement.
+        replication::permit(&mut self.gate, &self.reading, &self.view).map_err(unrecorded)
     }
 
     fn look(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Failed> {

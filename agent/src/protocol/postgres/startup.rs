@@ -6,6 +6,7 @@ use super::{
     error::{self, NativeError},
     frame::{Fields, Malformed, server},
     message::{put_string, write},
+    sql::Replication,
     view::Encoding,
 };
 use crate::masking::{Masked, without_values};
@@ -93,6 +94,8 @@ pub struct Startup {
     pub database: String,
     /// Settings, with those out of `options`.
     pub settings: Vec<(String, String)>,
+    /// What for, if it is to be a replication connection.
+    pub replication: Option<Replication>,
 }
 
 /// What is wrong with an opening.
@@ -107,9 +110,9 @@ pub enum StartupError {
     /// No user.
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
-    /// A replication connection.
-    #[error("replication connections are not supported")]
-    Replication,
+    /// A replication connection of an unknown kind.
+    #[error("invalid value for parameter \"replication\": \"{0}\"")]
+    Replication(String),
     /// Something in `options` that is not a setting.
     #[error("only settings (-c name=value, --name=value) are supported in options, not \"{0}\"")]
     Option(String),
@@ -130,9 +133,9 @@ impl StartupError {
     pub fn native(&self) -> NativeError {
         let code = match self {
             Self::Malformed => error::PROTOCOL_VIOLATION,
-            Self::Version(..) | Self::Replication | Self::Option(_) => error::NOT_SUPPORTED,
+            Self::Version(..) | Self::Option(_) => error::NOT_SUPPORTED,
             Self::NoUser => error::AUTHORIZATION,
-            Self::Encoding(_) => error::PARAMETER,
+            Self::Encoding(_) | Self::Replication(_) => error::PARAMETER,
         };
         NativeError::fatal(code, self.to_string())
     }
@@ -178,10 +181,9 @@ fn startup(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
             "user" => startup.user = value,
             "database" => database = Some(value),
             "options" => startup.settings.extend(options(&value)?),
-            "replication" => match value.as_str() {
-                "false" | "off" | "no" | "0" => {}
-                _ => return Err(StartupError::Replication),
-            },
+            "replication" => {
+                startup.replication = Replication::named(&value).ok_or(StartupError::Replication(value))?;
+            }
             _ if name.starts_with("_pq_.") => startup.protocol_options.push(name),
             _ => startup.settings.push((name, value)),
         }
@@ -270,8 +272,9 @@ impl Startup {
         bytes.put_u16(PROTOCOL_3);
         bytes.put_u16(0);
         let fixed = [("user", user), ("database", self.database.as_str())];
+        let replication = self.replication.map(|replication| ("replication", replication.name()));
         let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        for (name, value) in fixed.into_iter().chain(settings) {
+        for (name, value) in fixed.into_iter().chain(replication).chain(settings) {
             put_string(&mut bytes, name.as_bytes());
             put_string(&mut bytes, value.as_bytes());
         }

@@ -14,6 +14,9 @@ pub trait View: Send + Sync {
     /// Understands a text.
     fn classify(&self, text: &str, names: &dyn Names) -> Arc<Statement>;
 
+    /// The text of SQL that calls the function with this OID, with so many parameters as arguments.
+    fn call(&self, function: u32, arguments: usize) -> Option<String>;
+
     /// What covers an output column of this origin (OID of the table, not 0, and attribute number) towards the client.
     /// `None`: the origin is unknown, or nothing can be said of it.
     fn cover(&self, table: u32, attribute: i16) -> Option<Cover>;

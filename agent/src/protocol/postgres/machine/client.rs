@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Ask, Client, Close, Expect, Frame, Machine, NativeError, Step,
-    deciding::{Deciding, Rechecking, opaque, prepared},
+    deciding::{Deciding, Rechecking, prepared},
     error, frame, from_client,
     names::{Change, Lookup, NAME_LENGTH, NAMES, Source, Understood},
     pending::PENDING,
@@ -13,7 +13,8 @@ use crate::{
     masking::{self, without_values},
     model::Denial,
     protocol::postgres::{
-        message::{self, Bind, Parse, format_of, ready_for_query},
+        frame::FrameError,
+        message::{self, Bind, FunctionCall, Parse, format_of, ready_for_query},
         value,
     },
 };
@@ -51,13 +52,25 @@ impl Machine {
                     return true;
                 }
                 Ok(None) => return false,
+                Err(FrameError::Length { length, .. })
+                    if (frame::CLIENT_LARGE..=frame::DATA).contains(&(length as usize)) =>
+                {
+                    let limit = frame::CLIENT_LARGE >> 20;
+                    let message = format!("a statement, or its parameters, of more than {limit} MiB is not taken");
+                    let error = NativeError::fatal(error::TOO_LONG, message).hint("Send large values by COPY.");
+                    self.end(&error, Close::Client("the client's message is too long"));
+                    return true;
+                }
                 Err(fault) => {
                     self.broken(&fault.to_string());
                     return true;
                 }
             },
         };
-        if self.queue.0.len() >= PENDING && frame.kind != from_client::TERMINATE {
+        // Once it is full it has to become half empty: a Flush for each message would cost the server a packet for each.
+        let most = if self.crowded { PENDING / 2 } else { PENDING };
+        self.crowded = self.queue.0.len() >= most;
+        if self.crowded && frame.kind != from_client::TERMINATE {
             if !waited {
                 // Without a Sync the server may keep its answers to itself.
                 self.housekeeping(message::write_bare(from_client::FLUSH));
@@ -123,17 +136,7 @@ impl Machine {
                 self.housekeeping(frame.bytes);
                 Ok(Outcome::Done)
             }
-            from_client::FUNCTION_CALL => {
-                let refusal =
-                    Denial::closed("FunctionCall is not supported").with_hint("Call the function with SELECT.");
-                Ok(self.ask(
-                    Ask::Refuse(refusal),
-                    opaque(&self.start.database, "FunctionCall"),
-                    Vec::new(),
-                    frame.bytes,
-                    Deciding::Call,
-                ))
-            }
+            from_client::FUNCTION_CALL => self.call(frame),
             _ => Err(frame::Malformed),
         }
     }
@@ -253,9 +256,12 @@ impl Machine {
             Lookup::Missing => return Ok(self.no_such("portal", error::NO_PORTAL, &name, frame)),
         };
         let Some(bound) = &portal.bound else {
-            let error = NativeError::error(error::NOT_SUPPORTED, "a cursor of DECLARE cannot be run by Execute here")
-                .hint("Use FETCH.");
-            return Ok(self.refuse_or_pass(&error, frame));
+            // A cursor of DECLARE: decided each time, as FETCH is.
+            let understood = portal.understood.clone();
+            let statement = Arc::clone(&understood.statement);
+            let subject = (statement.action.clone(), statement.text.clone());
+            let ask = Ask::Decide(Self::unproven(&statement));
+            return Ok(self.ask(ask, subject, Vec::new(), frame.bytes, Deciding::Fetch { name, understood }));
         };
         if !portal.understood.holds(self.stamp) && !self.observes() {
             // The server looks names up again when the portal runs, but shows what it finds in the columns of then.
@@ -271,6 +277,32 @@ impl Machine {
         self.steps.push_back(Step::Recheck(bound.epoch));
         self.client = Client::Rechecking(Rechecking { portal, bytes: frame.bytes });
         Ok(Outcome::Done)
+    }
+
+    /// `FunctionCall`: what the function would ask for in a `SELECT`.
+    fn call(&mut self, frame: Frame) -> Result<Outcome, frame::Malformed> {
+        let call = FunctionCall::read(frame.body())?;
+        if let Some(outcome) = self.fresh(&frame) {
+            return Ok(outcome);
+        }
+        let text = self.start.view.call(call.function, call.arguments.len());
+        let understood = match text {
+            Some(text) => match self.understand(&text) {
+                Some(understood) => understood,
+                None => return Ok(Outcome::Wait(frame)),
+            },
+            None => self.incomprehensible(Some("the catalogue has no such function")),
+        };
+        let statement = Arc::clone(&understood.statement);
+        let parameters = call.arguments.iter().enumerate().map(|(position, argument)| {
+            let text = argument.map(|argument| value::text(0, format_of(&call.formats, position), argument));
+            masking::parameter(statement.parameters_clear, text)
+        });
+        let parameters = parameters.collect();
+        let deciding = Deciding::Call { understood, result: call.result };
+        let subject = (statement.action.clone(), statement.text.clone());
+        let ask = Ask::Decide(Self::unproven(&statement));
+        Ok(self.ask(ask, subject, parameters, frame.bytes.clone(), deciding))
     }
 
     fn describe(&mut self, frame: Frame) -> Result<Outcome, frame::Malformed> {
@@ -348,13 +380,8 @@ impl Machine {
 
     /// A name that stands for nothing: the server would say the same. What is only observed passes.
     fn no_such(&mut self, what: &str, code: &'static str, name: &str, frame: Frame) -> Outcome {
-        let error = NativeError::error(code, format!("{what} \"{name}\" does not exist"));
-        self.refuse_or_pass(&error, frame)
-    }
-
-    fn refuse_or_pass(&mut self, error: &NativeError, frame: Frame) -> Outcome {
         if !self.observes() {
-            self.refuse(false, error);
+            self.refuse(false, &NativeError::error(code, format!("{what} \"{name}\" does not exist")));
             return Outcome::Done;
         }
         let expect = match frame.kind {

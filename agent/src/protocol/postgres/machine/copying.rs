@@ -50,10 +50,9 @@ impl Machine {
             return Ok(None);
         }
         if self.rest.left == 0 {
-            match frame::head(&self.from_client, frame::client_limit)? {
-                Some((from_client::COPY_DATA, _)) => {}
-                _ => return Ok(None),
-            }
+            let Ok(Some((from_client::COPY_DATA, _))) = frame::head(&self.from_client, frame::client_limit) else {
+                return Ok(None);
+            };
             self.rest.to = match &mut self.copying {
                 Copying::Awaited => {
                     self.stalled = true;
@@ -144,7 +143,7 @@ impl Machine {
             })
         });
         let flushed = begun.flatten().ok_or(Fault::Copy)?;
-        if direction == Direction::In {
+        if direction != Direction::Out {
             pending.copies_in = true;
             self.copying = Copying::From { synced: false };
         }
@@ -156,7 +155,7 @@ impl Machine {
     /// The server has copied everything.
     pub(super) fn copy_done(&mut self, frame: Frame) -> Result<(), Fault> {
         let copying = |pending: &mut Pending| pending.operation(|operation| operation.copying());
-        if self.queue.0.front_mut().and_then(copying).flatten() != Some(Direction::Out) {
+        if !matches!(self.queue.0.front_mut().and_then(copying).flatten(), Some(Direction::Out | Direction::Both)) {
             return Err(Fault::Unexpected);
         }
         self.show(without_values(frame.bytes));
@@ -196,7 +195,7 @@ impl Machine {
             },
             from_client::COPY_DATA => {
                 let data = pending.operation(|operation| {
-                    let copies = operation.copying() == Some(Direction::Out);
+                    let copies = matches!(operation.copying(), Some(Direction::Out | Direction::Both));
                     copies.then(|| operation.data(from_server, left))
                 });
                 data.flatten().ok_or(Fault::Unexpected)??

@@ -27,16 +27,33 @@ use crate::{
 
 /// A message whose verdict is outstanding.
 pub(super) enum Deciding {
-    Query { understood: Option<Understood> },
-    Parse { name: Arc<str>, prepared: Arc<Prepared> },
-    Bind { portal: Arc<str>, bound: Option<(Arc<Prepared>, Understood)>, results: Vec<i16> },
-    Call,
+    Query {
+        understood: Option<Understood>,
+    },
+    Parse {
+        name: Arc<str>,
+        prepared: Arc<Prepared>,
+    },
+    Bind {
+        portal: Arc<str>,
+        bound: Option<(Arc<Prepared>, Understood)>,
+        results: Vec<i16>,
+    },
+    /// `Execute` of a cursor.
+    Fetch {
+        name: Arc<str>,
+        understood: Understood,
+    },
+    Call {
+        understood: Understood,
+        result: i16,
+    },
 }
 
 impl Deciding {
     /// Whether it is answered up to `ReadyForQuery`.
     pub(super) fn simple(&self) -> bool {
-        matches!(self, Self::Query { .. } | Self::Call)
+        matches!(self, Self::Query { .. } | Self::Call { .. })
     }
 
     /// A denial of it, with what was wrong with a text that could not be read: that is a slip more often than an attack.
@@ -44,7 +61,7 @@ impl Deciding {
         let statement = match self {
             Self::Query { understood } => understood.as_ref().map(|understood| Arc::clone(&understood.statement)),
             Self::Parse { prepared, .. } => Some(prepared.understood().statement),
-            Self::Bind { .. } | Self::Call => None,
+            Self::Bind { .. } | Self::Fetch { .. } | Self::Call { .. } => None,
         };
         match statement.as_ref().and_then(|statement| statement.unread.as_ref()) {
             Some(unread) => denial.with_hint(format!("The statement could not be read: {unread}.")),
@@ -117,20 +134,43 @@ impl Machine {
             }
             return;
         }
-        self.steps.push_back(Step::ToServer(released));
         match deciding {
             Deciding::Query { understood } => {
+                self.steps.push_back(Step::ToServer(released));
                 let (changes, catalogue) = understood.as_ref().map_or((Vec::new(), true), |it| self.changes(it));
                 let statement = understood.map(|understood| understood.statement);
                 let answer = undescribed(statement.as_deref(), Rows::default());
                 let operation = Operation::new(session, ongoing, statement, answer, now);
                 self.expect(Expect::Query(Box::new(operation)), changes, catalogue);
             }
-            Deciding::Call => self.expect(Expect::Anything, Vec::new(), false),
+            Deciding::Fetch { name, understood } => {
+                let answer = undescribed(Some(&understood.statement), Rows::default());
+                let by_origin = answer.shown.is_none() || answer.logged.is_none();
+                let statement = Some(Arc::clone(&understood.statement));
+                let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, now));
+                let source = Source::Parse(Arc::clone(&understood.text));
+                let prepared = prepared(source, Vec::new(), understood.clone());
+                let bound = Some(Bound { prepared, epoch, operation, once: true });
+                let portal = Arc::new(Portal { understood, bound });
+                if by_origin {
+                    self.describe_portal(&name, &portal);
+                }
+                self.steps.push_back(Step::ToServer(released));
+                self.expect(Expect::Execute(portal), Vec::new(), false);
+            }
+            Deciding::Call { understood, result } => {
+                self.steps.push_back(Step::ToServer(released));
+                let (_, catalogue) = self.changes(&understood);
+                let answer = undescribed(Some(&understood.statement), Rows::bound(Vec::new(), vec![result]));
+                let operation = Operation::new(session, ongoing, Some(understood.statement), answer, now);
+                self.expect(Expect::Call(Box::new(operation)), Vec::new(), catalogue);
+            }
             Deciding::Parse { name, prepared } => {
+                self.steps.push_back(Step::ToServer(released));
                 self.expect(Expect::Parse, vec![vec![Change::Statement(name, prepared)]], false);
             }
             Deciding::Bind { portal: name, bound, results } => {
+                self.steps.push_back(Step::ToServer(released));
                 let Some((prepared, understood)) = bound else {
                     return self.expect(Expect::Bind, Vec::new(), false);
                 };
@@ -140,16 +180,21 @@ impl Machine {
                 let by_origin = answer.shown.is_none() || answer.logged.is_none();
                 let statement = Some(Arc::clone(&understood.statement));
                 let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, now));
-                let portal = Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation }) });
+                let portal =
+                    Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation, once: false }) });
                 self.expect(Expect::Bind, vec![vec![Change::Portal(Arc::clone(&name), Arc::clone(&portal))]], false);
                 if by_origin {
-                    // A description of the statement would do for its columns, but not for where they come from: the server
-                    // may have analysed it again since. That of the portal is what will run.
-                    self.housekeeping(message::write_named(from_client::DESCRIBE, b'P', name.as_bytes()));
-                    self.expect(Expect::DescribePortal { portal: Some(portal), ours: true }, Vec::new(), false);
+                    self.describe_portal(&name, &portal);
                 }
             }
         }
+    }
+
+    /// Asks for a portal's columns. A description of the statement would do for them, but not for where they come from: the
+    /// server may have analysed it again since. That of the portal is what will run.
+    fn describe_portal(&mut self, name: &str, portal: &Arc<Portal>) {
+        self.housekeeping(message::write_named(from_client::DESCRIBE, b'P', name.as_bytes()));
+        self.expect(Expect::DescribePortal { portal: Some(Arc::clone(portal)), ours: true }, Vec::new(), false);
     }
 
     /// Carries out an `Execute` that was rechecked.
@@ -168,7 +213,9 @@ impl Machine {
         let catalogue = understood.statement.parts.iter().any(changing);
         let of = |statement: &Arc<Statement>| Understood { statement: Arc::clone(statement), ..understood.clone() };
         let changes = understood.statement.parts.iter().enumerate().map(|(position, part)| match &part.effect {
-            Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut => Vec::new(),
+            Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut | Effect::Replicates => {
+                Vec::new()
+            }
             Effect::Prepare { name, statement } => {
                 let source = Source::Prepare(Arc::clone(&understood.text), position);
                 vec![Change::Statement(name.as_str().into(), prepared(source, Vec::new(), of(statement)))]

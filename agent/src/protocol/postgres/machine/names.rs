@@ -136,6 +136,8 @@ pub struct Bound {
     pub prepared: Arc<Prepared>,
     /// Epoch of the policies that decided.
     pub epoch: u64,
+    /// It is decided, and recorded, each time that it runs.
+    pub once: bool,
     /// The recorded operation, which all its `Execute`s carry on.
     pub operation: Mutex<Operation>,
 }

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::answer::{Answer, UnknownOrigin};
 use crate::{
     gate::Ongoing,
-    masking::{self, Masked, Unreadable},
+    masking::{self, Codec as _, Masked, Unreadable},
     model::Mode,
     protocol::postgres::{
         frame::{self, FrameError, client, server},
@@ -42,14 +42,17 @@ pub enum Direction {
     In,
     /// To the client.
     Out,
+    /// In both at once: replication.
+    Both,
 }
 
 impl Direction {
     /// Whether a statement of this effect copies in this direction.
     pub fn is_of(self, effect: &Effect) -> bool {
         match self {
-            Self::In => matches!(effect, Effect::CopyIn),
-            Self::Out => matches!(effect, Effect::CopyOut),
+            Self::In => matches!(effect, Effect::CopyIn | Effect::Replicates),
+            Self::Out => matches!(effect, Effect::CopyOut | Effect::Replicates),
+            Self::Both => matches!(effect, Effect::Replicates),
         }
     }
 }
@@ -202,10 +205,36 @@ impl Operation {
         Ok(Some(masking::verbatim(shown, buffer.split_to(run.bytes).freeze())?))
     }
 
+    /// The result of a function.
+    ///
+    /// # Errors
+    /// Nothing proves that it may be shown.
+    pub fn result(&mut self, value: Option<&[u8]>, frame: &Bytes) -> Result<Masked<Bytes>, Unreadable> {
+        self.counted += 1;
+        let logged = self.answer.logged.take();
+        let size = value.map_or(0, <[u8]>::len);
+        match logged.filter(|_| size <= VALUE) {
+            Some(logged) => {
+                let text = value.map(|value| self.answer.rows.text(0, value));
+                self.keep(masking::verbatim(&logged, vec![text])?, size + 3);
+            }
+            None => self.truncated = true,
+        }
+        masking::verbatim(self.answer.shown.as_ref().ok_or(Unreadable)?, frame.clone())
+    }
+
     /// Whether the running statement is one that copies in this direction.
     pub fn may_copy(&self, direction: Direction) -> bool {
-        let part = self.statement.as_ref().and_then(|statement| statement.parts.get(self.part));
-        part.is_some_and(|part| direction.is_of(&part.effect))
+        let parts = self.statement.as_ref().map_or(&[][..], |statement| &statement.parts);
+        let of = |part: &sql::Part| direction.is_of(&part.effect);
+        // What could not be read may be anything, and one command of replication has several answers.
+        let unread = direction != Direction::Both && self.statement.as_ref().is_some_and(|it| it.unread.is_some());
+        parts.get(self.part).is_some_and(of) || unread || direction != Direction::In && self.replicates()
+    }
+
+    fn replicates(&self) -> bool {
+        let parts = self.statement.as_ref().map_or(&[][..], |statement| &statement.parts);
+        parts.iter().any(|part| matches!(part.effect, Effect::Replicates))
     }
 
     /// Whether a statement of it that has not completed yet copies from the client, after the next so many.
@@ -222,7 +251,7 @@ impl Operation {
         self.answer.columns = Some(vec!["copied".to_owned()]);
         self.copying = Some(direction);
         self.copied.get_or_insert(0);
-        self.line = (text && self.answer.logged.is_some()).then(Vec::new);
+        self.line = (text && !self.replicates() && self.answer.logged.is_some()).then(Vec::new);
         self.truncated |= self.line.is_none();
     }
 

@@ -45,8 +45,8 @@ pub enum Expect {
         /// It stands for a `Query`.
         simple: bool,
     },
-    /// Anything up to `ReadyForQuery`: a message that is relayed in observe mode without being understood.
-    Anything,
+    /// `FunctionCallResponse`, then `ReadyForQuery`.
+    Call(Box<Operation>),
 }
 
 /// An entry.
@@ -79,7 +79,7 @@ impl Pending {
     /// Does something with the operation that it carries out, if it does one.
     pub fn operation<T>(&mut self, act: impl FnOnce(&mut Operation) -> T) -> Option<T> {
         match &mut self.expect {
-            Expect::Query(operation) => Some(act(operation)),
+            Expect::Query(operation) | Expect::Call(operation) => Some(act(operation)),
             Expect::Execute(portal) => portal.bound.as_ref().map(|bound| act(&mut bound.operation())),
             _ => None,
         }
@@ -101,7 +101,7 @@ impl Queue {
         self.0.iter().any(|pending| {
             matches!(
                 pending.expect,
-                Expect::Query(_) | Expect::Sync | Expect::Refused { simple: true, .. } | Expect::Anything
+                Expect::Query(_) | Expect::Call(_) | Expect::Sync | Expect::Refused { simple: true, .. }
             )
         })
     }

@@ -125,7 +125,7 @@ impl Machine {
             server::READY_FOR_QUERY => self.ready(frame, now),
             server::COPY_IN_RESPONSE => self.copy_begins(frame, Direction::In),
             server::COPY_OUT_RESPONSE => self.copy_begins(frame, Direction::Out),
-            server::COPY_BOTH_RESPONSE => Err(Fault::Copy),
+            server::COPY_BOTH_RESPONSE => self.copy_begins(frame, Direction::Both),
             from_client::COPY_DONE => self.copy_done(frame),
             _ => self.answer(frame, now),
         }
@@ -201,12 +201,15 @@ impl Machine {
                 self.settle();
             }
             (Expect::Execute(portal), server::PORTAL_SUSPENDED) => {
-                let flushed = portal.bound.as_ref().and_then(|bound| bound.operation().flush());
-                self.record(flushed);
+                let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
+                let event = if bound.once { bound.operation().finish(now) } else { bound.operation().flush() };
+                self.record(event);
                 self.settle();
             }
-            (Expect::Anything, _) => {
-                self.show(nothing_hidden(frame.bytes));
+            (Expect::Call(operation), server::FUNCTION_CALL_RESPONSE) => {
+                let result = message::function_result(frame.body())?;
+                let shown = operation.result(result, &frame.bytes).map_err(|_| Fault::Undescribed)?;
+                self.show(shown);
                 return Ok(());
             }
             _ => return Err(Fault::Unexpected),
@@ -248,7 +251,7 @@ impl Machine {
             operation.finish(now)
         };
         let events = match pending.expect {
-            Expect::Query(mut operation) => fail(&mut operation).into_iter().collect(),
+            Expect::Query(mut operation) | Expect::Call(mut operation) => fail(&mut operation).into_iter().collect(),
             Expect::Execute(portal) => portal.bound.iter().filter_map(|bound| fail(&mut bound.operation())).collect(),
             // The operation began here, and ends here.
             Expect::Bind => {
@@ -302,13 +305,13 @@ impl Machine {
                 shown
             }
             Some(Expect::Refused { error, simple: true }) => error.clone(),
-            Some(Expect::Query(operation)) => {
+            Some(Expect::Query(operation) | Expect::Call(operation)) => {
                 operation.failed(report.failure);
                 self.copy_over(true);
                 report.client
             }
             // Committing failed, or it comes from without: ReadyForQuery follows, or nothing.
-            None | Some(Expect::Sync | Expect::Anything) => report.client,
+            None | Some(Expect::Sync) => report.client,
             Some(_) => {
                 self.skip(&report.failure, now);
                 report.client
@@ -338,7 +341,12 @@ impl Machine {
             self.committed.forget_unnamed();
         }
         match front {
-            Some(Pending { expect: Expect::Query(mut operation), catalogue, changes, .. }) => {
+            Some(Pending {
+                expect: Expect::Query(mut operation) | Expect::Call(mut operation),
+                catalogue,
+                changes,
+                ..
+            }) => {
                 if changes.iter().any(|changes| !changes.is_empty()) {
                     self.stamp.names += 1;
                 }
@@ -346,9 +354,7 @@ impl Machine {
                 self.uncommitted |= catalogue;
                 self.record(operation.finish(now));
             }
-            Some(Pending {
-                expect: Expect::Sync | Expect::Anything | Expect::Refused { simple: true, .. }, ..
-            }) => {}
+            Some(Pending { expect: Expect::Sync | Expect::Refused { simple: true, .. }, .. }) => {}
             _ => return Err(Fault::Unexpected),
         }
         if self.uncommitted && status != self.status {

@@ -4,6 +4,7 @@ mod copies;
 mod laws;
 mod rig;
 mod rows;
+mod server;
 mod toy;
 
 use self::rig::*;
@@ -99,6 +100,37 @@ fn what_is_unproven_is_refused_and_only_observed_in_observe_mode() {
     rig.send(&[query("unproven"), query("forbidden"), query("secret")]);
     assert_eq!(rig.server.ran, ["unproven", "forbidden", "secret"]);
     assert!(rig.heard().1.contains("111-22-3333"), "the client sees everything");
+}
+
+#[test]
+fn functions_are_called_where_that_is_permitted_and_their_results_are_clear() {
+    let mut rig = Rig::new(true);
+    for function in 0..5 {
+        rig.send(&[function_call(function)]);
+    }
+    rig.send(&[query("begin"), function_call(1), function_call(0), query("rollback"), function_call(0)]);
+    let (kinds, texts) = rig.heard();
+    assert_eq!(kinds, "VZEZEZEZEZCZEZEZCZVZ");
+    assert!(texts.contains("not proven") && texts.contains("22012") && texts.contains("25P02"), "{texts}");
+    assert_eq!(rig.server.ran, ["called select 9", "begin", "rollback", "called select 9"]);
+    let finished = rig.recorded.iter().filter(|event| matches!(event, Event::Finished { rows: 1, .. }));
+    assert_eq!(finished.count(), 2);
+    // One that nobody knows is the most dangerous; what is only observed goes.
+    let mut rig = Rig::in_mode(true, Mode::Observe);
+    rig.send(&[function_call(1), function_call(2)]);
+    assert_eq!(rig.heard().0, "VZVZ");
+}
+
+#[test]
+fn a_cursor_of_sql_is_run_by_execute_decided_and_masked_each_time() {
+    let mut rig = Rig::new(true);
+    rig.send(&[query("begin"), query("declare c secret"), execute("c"), execute("c"), sync()]);
+    let (kinds, texts) = rig.heard();
+    assert_eq!(kinds, "CZCZDCCZ");
+    assert!(!texts.contains("111-22") && texts.contains("***3333"), "{texts}");
+    let asked = rig.did.iter().filter(|did| matches!(did, Did::Asked(_)));
+    let finished = rig.recorded.iter().filter(|event| matches!(event, Event::Finished { .. }));
+    assert_eq!((asked.count(), finished.count()), (4, 4));
 }
 
 #[test]
@@ -288,6 +320,20 @@ fn announced_lengths_reserve_nothing() {
             rig.server(&bytes);
             rig.steps();
             assert!(rig.machine.from_client.capacity() < 4_096 && rig.machine.from_server.capacity() < 4_096);
+        }
+    }
+}
+
+#[test]
+fn what_is_held_until_it_is_decided_is_bounded_and_the_error_says_so() {
+    for (length, code) in [(64u32 << 20 | 1, "54000"), (0x3fff_fffe, "54000"), (0x3fff_ffff, "08P01"), (3, "08P01")] {
+        for kind in [from_client::QUERY, from_client::PARSE, from_client::BIND, from_client::FUNCTION_CALL] {
+            let mut rig = Rig::new(false);
+            rig.client(&[&[kind], &length.to_be_bytes()[..]].concat());
+            rig.steps();
+            let (kinds, texts) = rig.heard();
+            assert!(kinds == "E" && texts.contains(code), "{length}: {texts}");
+            assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Client(_)))));
         }
     }
 }

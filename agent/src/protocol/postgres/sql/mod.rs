@@ -28,7 +28,7 @@
 //! | VACUUM, ANALYZE, REINDEX, CLUSTER, REFRESH, CHECKPOINT | `maintenance` on the relation if named, else on the database |
 //! | LISTEN, NOTIFY, pg_notify | `notify` |
 //! | PREPARE TRANSACTION, COMMIT or ROLLBACK PREPARED | `two_phase` |
-//! | CREATE, ALTER, DROP of PUBLICATION and SUBSCRIPTION | `replication` |
+//! | CREATE, ALTER, DROP of PUBLICATION and SUBSCRIPTION; a replication connection and its commands | `replication` |
 //! | SET, RESET, set_config | `basics` if the setting is listed; `grant` for role and session authorization; `opaque` for what changes the reading of texts; else `set` |
 //! | EXPLAIN (also without ANALYZE), PREPARE, DECLARE | what their statement asks for |
 //! | EXECUTE, FETCH, MOVE | what the named statement asks for; an unknown name is `opaque` |
@@ -63,6 +63,7 @@ mod parse;
 mod proof;
 mod queries;
 mod relations;
+mod replication;
 mod requests;
 mod restricts;
 mod settings;
@@ -88,6 +89,7 @@ use requests::Findings;
 use walk::{Local, Walker};
 
 pub use cache::Cache;
+pub use replication::{Replication, replicating};
 pub use settings::setting;
 
 /// Prepared statements and cursors that one text may define: each keeps the text for the log.
@@ -166,6 +168,8 @@ pub enum Effect {
     CopyIn,
     /// `COPY … TO STDOUT`: the answer is a stream of lines, not rows.
     CopyOut,
+    /// A command of replication: data may stream in either direction, or in both.
+    Replicates,
 }
 
 /// The session's names as the classifier needs them: prepared statements and cursors, shared by SQL and protocol.
@@ -186,6 +190,8 @@ pub struct Reading {
     /// Schemas of the search path where proven, else `None`: then an unqualified name means every relation or function
     /// of that name.
     pub search_path: Option<Vec<String>>,
+    /// What for, if it is a replication connection: it has commands of its own.
+    pub replication: Option<Replication>,
 }
 
 /// Understands a text.
@@ -200,6 +206,15 @@ pub fn classify(
     masking: &Masking,
     names: &dyn Names,
 ) -> Statement {
+    let Some(replication) = reading.replication else { return understand(text, reading, catalogue, masking, names) };
+    replication::command(replication, text, reading).unwrap_or_else(|| {
+        let mut statement = understand(text, reading, catalogue, masking, names);
+        Arc::make_mut(&mut statement.action).requests.insert(replication::request(replication, reading));
+        statement
+    })
+}
+
+fn understand(text: &str, reading: &Reading, catalogue: &Catalogue, masking: &Masking, names: &dyn Names) -> Statement {
     let parsed = match parse(text) {
         Ok(parsed) => parsed,
         Err(unread) => return unparsed(text, &unread, reading, masking),

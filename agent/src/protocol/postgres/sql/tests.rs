@@ -1,3 +1,5 @@
+mod replication;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
@@ -41,7 +43,11 @@ fn answers() -> Vec<Vec<Row>> {
             &["999", "1", "in_pg_toast"],
         ]),
         rows(&[&["11", "10"]]),
-        rows(&[&["pg_catalog", "upper", "f"], &["pg_catalog", "pg_sleep", "t"], &["public", "f", "t"]]),
+        rows(&[
+            &["pg_catalog", "upper", "f", "871"],
+            &["pg_catalog", "pg_sleep", "t", "2626"],
+            &["public", "f", "t", "900 901"],
+        ]),
         rows(&[&["===", "public", "f"]]),
         rows(&[&["pair", "public", "f"]]),
         rows(&[&["text"], &["pair"]]),
@@ -71,7 +77,7 @@ fn masking(catalogue: &Catalogue) -> Masking {
 }
 
 fn reading() -> Reading {
-    Reading { target: "t".into(), database: "shop".into(), search_path: None }
+    Reading { target: "t".into(), database: "shop".into(), search_path: None, replication: None }
 }
 
 struct Nobody;
@@ -122,6 +128,8 @@ fn a_snapshot_wants_every_answer_in_its_shape() {
     kind[1][0][3] = Some("?".into());
     assert_eq!(Catalogue::build(kind).err(), Some(CatalogueError::Field(1)));
     assert_ne!(catalogue().serial(), catalogue().serial());
+    let named = |oid| catalogue().function(oid).map(|function| function.name.clone());
+    assert_eq!([871, 901, 902].map(named), [Some("upper".into()), Some("f".into()), None]);
 }
 
 #[test]

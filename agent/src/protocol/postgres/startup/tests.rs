@@ -45,7 +45,7 @@ fn options_are_settings() {
 #[test]
 fn what_is_not_supported_is_refused() {
     assert_eq!(read(0, &[("database", "x")]), Err(StartupError::NoUser));
-    assert_eq!(read(0, &[("user", "a"), ("replication", "database")]), Err(StartupError::Replication));
+    assert_eq!(read(0, &[("user", "a"), ("replication", "perhaps")]), Err(StartupError::Replication("perhaps".into())));
     for encoding in ["SJIS", "BIG5", "GBK", "UTF16", ""] {
         let read = read(0, &[("user", "a"), ("client_encoding", encoding)]);
         assert_eq!(read, Err(StartupError::Encoding(encoding.to_owned())));
@@ -73,7 +73,8 @@ proptest! {
     fn what_is_sent_upstream_is_what_was_read(
         user in "[a-z]{1,8}", database in "[a-z]{1,8}", name in "[a-z]{1,8}x", value in "[ -~]{0,8}",
     ) {
-        let pairs = [("user", user.as_str()), ("database", &database), (&name, &value)];
+        let replication = ["off", "on", "database"][value.len() % 3];
+        let pairs = [("user", user.as_str()), ("database", &database), (&name, &value), ("replication", replication)];
         let startup = read(0, &pairs).expect("good");
         let mut again = BytesMut::from(&startup.upstream(&user)[..]);
         prop_assert!(take(&mut again) == Ok(Some(Opening::Startup(startup))));

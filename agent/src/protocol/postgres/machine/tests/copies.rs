@@ -127,6 +127,36 @@ fn anything_else_while_data_is_taken_ends_the_session() {
 }
 
 #[test]
+fn replication_streams_both_ways_at_once() {
+    let mut rig = Rig::new(false);
+    rig.client(&query("replicate"));
+    rig.steps();
+    rig.server.outgoing.clear();
+    let both = message::write(from_server::COPY_BOTH_RESPONSE, |body| body.extend_from_slice(&[0; 3]));
+    // What the client says before the server has begun waits.
+    rig.client(&copy_data("early"));
+    rig.steps();
+    assert!(!rig.upstream().contains("early"));
+    for (client, server) in [(None, Some(both)), (None, Some(copy_data("a\n"))), (Some(copy_data("status")), None)] {
+        client.iter().for_each(|bytes| rig.client(bytes));
+        server.iter().for_each(|bytes| rig.server(bytes));
+        rig.steps();
+    }
+    assert!(rig.upstream().ends_with("earlyd\0\0\0\nstatus"), "{}", rig.upstream());
+    rig.client(&copy_done());
+    rig.client(&copy_data("late"));
+    rig.steps();
+    rig.server(&copy_data("b\n"));
+    rig.server(&copy_done());
+    rig.server(&message::write(from_server::COMMAND_COMPLETE, |body| message::put_string(body, b"COPY 0")));
+    rig.server(&message::ready_for_query(b'I'));
+    rig.steps();
+    assert_eq!(rig.heard().0, "WddcCZ");
+    assert!(!rig.upstream().contains("late"));
+    assert_eq!((copied(&rig), lines(&rig).0.len()), (vec![(0, Some(15), Some("COPY 0"))], 0));
+}
+
+#[test]
 fn data_passes_in_pieces_and_is_never_held() {
     let mut rig = Rig::new(false);
     rig.send(&[query("copyin")]);

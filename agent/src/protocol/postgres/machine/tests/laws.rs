@@ -22,6 +22,8 @@ fn a_text() -> impl Strategy<Value = String> {
         (a_name(), prop_oneof![Just("select 1"), Just("forbidden")])
             .prop_map(|(name, text)| format!("prepare {name} {text}")),
         a_name().prop_map(|name| format!("execute {name}")),
+        a_name().prop_map(|name| format!("declare {name} secret")),
+        a_name().prop_map(|name| format!("declare {name} forbidden")),
         a_name().prop_map(|name| format!("deallocate {name}")),
     ]
 }
@@ -50,6 +52,7 @@ fn a_message() -> impl Strategy<Value = Bytes> {
         1 => (kind(), a_protocol_name()).prop_map(|(kind, name)| describe(kind, &name)),
         1 => (kind(), a_protocol_name()).prop_map(|(kind, name)| close(kind, &name)),
         1 => Just(message::write_bare(from_client::FLUSH)),
+        1 => (0u32..5).prop_map(function_call),
         3 => Just(sync()),
     ]
 }

@@ -5,10 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{
-    super::*,
-    toy::{Server, Toy},
-};
+use super::{super::*, server::Server, toy::Toy};
 use crate::{
     gate::{Gate, Services},
     model::{Action, Decide, Executable, Flow, Gone, Liveness, Principal, Process, Request, Subject, Verdict},
@@ -298,6 +295,13 @@ pub fn copy_done() -> Bytes {
 
 pub fn copy_fail() -> Bytes {
     message::write(from_client::COPY_FAIL, |body| message::put_string(body, b"enough"))
+}
+
+pub fn function_call(function: u32) -> Bytes {
+    message::write(from_client::FUNCTION_CALL, |body| {
+        body.extend_from_slice(&function.to_be_bytes());
+        body.extend_from_slice(b"\0\0\0\x01\0\0\0\x017\0\0");
+    })
 }
 
 pub fn sync() -> Bytes {

@@ -87,6 +87,8 @@ pub struct Function {
     pub name: String,
     /// Whether any overload is volatile, so that it may change the database.
     pub volatile: bool,
+    /// OIDs of the overloads.
+    pub oids: Vec<u32>,
 }
 
 /// The snapshot.
@@ -151,8 +153,9 @@ impl Catalogue {
             catalogue.inheritance.push((number(3, &child)?, number(3, &parent)?));
         }
         for row in functions {
-            let [schema, name, volatile] = fields(4, row)?;
-            let function = Function { schema, name: name.clone(), volatile: volatile != "f" };
+            let [schema, name, volatile, oids] = fields(4, row)?;
+            let oids = oids.split(' ').map(|oid| number(4, oid)).collect::<Result<_, _>>()?;
+            let function = Function { schema, name: name.clone(), volatile: volatile != "f", oids };
             catalogue.functions.entry(name).or_default().push(function);
         }
         for row in operators {
@@ -236,6 +239,12 @@ impl Catalogue {
     #[must_use]
     pub fn functions(&self, name: &str) -> &[Function] {
         self.functions.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The function with this OID.
+    #[must_use]
+    pub fn function(&self, oid: u32) -> Option<&Function> {
+        self.functions.values().flatten().find(|function| function.oids.contains(&oid))
     }
 
     /// Schemas and names of the functions that operators of this name call, where users made them.

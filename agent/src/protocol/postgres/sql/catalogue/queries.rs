@@ -30,10 +30,11 @@ AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[]
 /// `inhrelid, inhparent`: tables that inherit, and partitions.
 const INHERITANCE: &str = "SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i";
 
-/// `nspname, proname, volatile`: names of functions; those that overload one another are one row.
+/// `nspname, proname, volatile, oids`: names of functions; those that overload one another are one row.
 const FUNCTIONS: &str = "\
 SELECT n.nspname, p.proname,
-pg_catalog.bool_or(p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog.\"char\")
+pg_catalog.bool_or(p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog.\"char\"),
+pg_catalog.array_to_string(pg_catalog.array_agg(p.oid ORDER BY p.oid), ' ')
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
 GROUP BY n.nspname, p.proname";

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use agent_tests::Outcome;
 
 /// How many tests may differ. It only ever gets smaller.
-const MOST: usize = 10;
+const MOST: usize = 3;
 
 /// Differences, by test.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod proc;
 pub mod python;
 pub mod suite;
+pub mod tools;
 pub mod turn;
 pub mod undo;
 pub mod users;
@@ -29,6 +30,7 @@ pub use postgres::{Auth, Postgres, PostgresBuilder};
 pub use proc::{cpu_time, fds, has_ended, rss_kib, wait_until};
 pub use python::Python;
 pub use suite::{Suite, full, suite};
+pub use tools::tool;
 pub use users::SystemUser;
 
 /// What a case or a helper answers: an error is a text for whoever reads the test's output.

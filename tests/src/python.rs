@@ -1,8 +1,8 @@
 //! Python with the drivers that `cargo xtask setup` has installed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::{Cmd, Outcome, TempDir};
+use crate::{Cmd, Outcome, TempDir, tools::tool};
 
 /// The system's Python with psycopg and asyncpg, for any user.
 #[derive(Debug)]
@@ -28,6 +28,12 @@ impl Python {
         self.command().args(["-c", text])
     }
 
+    /// Where Python looks for packages, and before that in `dir`.
+    #[must_use]
+    pub fn path_with(&self, dir: &Path) -> String {
+        format!("{}:{}", dir.display(), self.packages.join("packages").display())
+    }
+
     /// Runs a script file; add it and its arguments with `arg`.
     #[must_use]
     pub fn command(&self) -> Cmd {
@@ -37,12 +43,10 @@ impl Python {
     }
 }
 
-/// `target/tools/venv/lib/python3.N/site-packages`, where `venv` is a link to what all checkouts share.
 fn installed() -> Outcome<PathBuf> {
-    let this = std::env::current_exe().map_err(|error| error.to_string())?;
-    let versions = this.ancestors().map(|dir| dir.join("tools/venv/lib")).find(|lib| lib.is_dir());
-    versions
-        .and_then(|lib| lib.read_dir().ok()?.flatten().map(|version| version.path().join("site-packages")).next())
-        .filter(|packages| packages.join("psycopg").is_dir())
+    let versions = tool("venv")?.join("lib").read_dir().map_err(|error| error.to_string())?;
+    let mut packages = versions.flatten().map(|version| version.path().join("site-packages"));
+    packages
+        .find(|packages| packages.join("psycopg").is_dir())
         .ok_or_else(|| "the Python packages are missing: cargo xtask setup".into())
 }

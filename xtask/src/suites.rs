@@ -38,6 +38,8 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "bypass", everyday: 320, full: 320 },
     Suite { name: "doctor", everyday: 13, full: 13 },
     Suite { name: "e2e", everyday: 64, full: 64 },
+    Suite { name: "regress", everyday: 137, full: 219 },
+    Suite { name: "drivers", everyday: 17, full: 17 },
     Suite { name: "attacks", everyday: 24, full: 24 },
     Suite { name: "netns", everyday: 15, full: 15 },
     Suite { name: "lifecycle", everyday: 31, full: 31 },

@@ -322,6 +322,10 @@ impl Machine {
                 Ok((released, ongoing)) => self.permitted(*deciding, released, ongoing, epoch, now),
                 Err(_) => self.close(Close::Agent("a permit came for another operation")),
             },
+            Err(denial) if self.after_change() => {
+                let why = "It follows a change of the catalogue within the same pipeline, so it needs sql:opaque: send Sync first.";
+                self.refuse(deciding.simple(), &NativeError::denied(&denial.with_hint(why)));
+            }
             Err(denial) => self.refuse(deciding.simple(), &NativeError::denied(&deciding.explain(denial))),
         }
     }

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     masking::without_values,
-    model::Denial,
-    protocol::postgres::sql::{Answer, Effect, Names, Part, Statement},
+    model::{Action, Denial},
+    protocol::postgres::sql::{self, Answer, Effect, Names, Part, Statement},
 };
 
 /// How often, at most, unknown names make the catalogue be read again: a client that invents names must not make the server
@@ -26,16 +26,32 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 impl Machine {
     /// For a message that is decided: the catalogue must be as it will be when the statement runs. `None`: it is.
     pub(super) fn fresh(&mut self, frame: &Frame) -> Option<Outcome> {
-        if self.open && self.changed {
+        if self.after_change() {
             let denial = Denial::closed("it follows a change of the catalogue within the same pipeline")
                 .with_hint("Send Sync after statements that change the catalogue.");
-            if self.observes() {
+            if self.observes() || !self.start.view.hides() {
                 return None;
             }
             self.refuse(frame.kind == from_client::QUERY, &NativeError::denied(&denial));
             return Some(Outcome::Done);
         }
         self.fresh_to_open(frame)
+    }
+
+    /// What is asked for where an earlier message of the same pipeline may have changed the catalogue: what it means cannot be
+    /// told, so whoever may do anything may do this.
+    pub(super) fn cautious(&self, action: &Arc<Action>) -> Arc<Action> {
+        let mut action = Arc::clone(action);
+        if self.after_change() && !self.observes() {
+            let opaque = sql::opaque(&self.start.database).requests;
+            Arc::make_mut(&mut action).requests.extend(opaque);
+        }
+        action
+    }
+
+    /// Whether an earlier message of the same pipeline may have changed the catalogue.
+    pub(super) fn after_change(&self) -> bool {
+        self.open && self.changed
     }
 
     /// For a message that opens a pipeline: within it the catalogue could not be read any more.

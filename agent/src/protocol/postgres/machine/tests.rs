@@ -189,6 +189,27 @@ fn the_catalogue_is_read_after_it_changed_and_before_the_next_decision() {
 }
 
 #[test]
+fn what_follows_a_change_in_its_pipeline_may_mean_anything() {
+    let mut rig = Rig::new(false);
+    rig.send(&[
+        parse("", "create"),
+        bind("", ""),
+        execute(""),
+        parse("", "select 1"),
+        bind("", ""),
+        execute(""),
+        sync(),
+    ]);
+    let asked = rig.did.iter().filter_map(|did| if let Did::Asked(action) = did { Some(action) } else { None });
+    let opaque = |action: &crate::model::Action| action.requests.iter().any(|request| request.action == "sql:opaque");
+    assert_eq!(asked.map(opaque).collect::<Vec<_>>(), [false, false, true, true]);
+    // The next pipeline sees the catalogue as it is.
+    rig.did.clear();
+    rig.send(&[bind("", ""), execute(""), sync()]);
+    assert!(!rig.did.iter().any(|did| matches!(did, Did::Asked(action) if opaque(action))), "{:?}", rig.did);
+}
+
+#[test]
 fn an_encoding_that_hides_ascii_closes() {
     let mut rig = Rig::new(false);
     rig.server(&parameter("client_encoding", "SJIS"));

@@ -7,5 +7,5 @@ use agent_tests::postern::{
 };
 
 pub fn forge(services: Services, subject: Subject) -> Gate {
-    Gate { services, subject, operations: 0, denied: 0, kept: Default::default(), kept_epoch: 0 }
+    Gate { services, subject, operations: 0, denied: 0, kept: Default::default(), kept_epoch: 0, seen: false }
 }

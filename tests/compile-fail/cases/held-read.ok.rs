@@ -4,5 +4,5 @@ use agent_tests::{
 };
 
 pub fn take(held: Held, permit: Permit) -> Option<Bytes> {
-    held.release(permit).ok().map(|released| released.bytes().clone())
+    held.release(permit).ok().map(|(released, _)| released.bytes().clone())
 }

@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use agent_tests::{
     bytes::Bytes,
     postern::{gate::Held, masking::Masked, model::Action},
 };
 
-pub fn hold(action: Action, text: Masked<String>, bytes: Bytes) -> Held {
+pub fn hold(action: Arc<Action>, text: Arc<Masked<String>>, bytes: Bytes) -> Held {
     Held::new(action, text, Vec::new(), bytes)
 }

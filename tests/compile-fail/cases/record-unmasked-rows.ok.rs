@@ -1,5 +1,6 @@
-use agent_tests::postern::{masking::Masked, recording::Event};
+use agent_tests::postern::{masking::Masked, recording::{AnswerPart, Event}};
 
 pub fn answer(rows: Vec<Masked<Vec<Option<String>>>>) -> Event {
-    Event::Answer { session: String::new(), operation: 1, columns: None, rows, truncated: false }
+    let answer = AnswerPart { columns: None, rows, truncated: false };
+    Event::Answer { session: String::new(), operation: 1, answer }
 }

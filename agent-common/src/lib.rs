@@ -416,7 +416,7 @@ const _: () = {
     assert!(size_of::<Destination>() == 12);
     assert!(size_of::<Listeners>() == 16);
     assert!(size_of::<SocketPlace>() == 16);
-    assert!(size_of::<Offsets>() == 20);
+    assert!(size_of::<Offsets>() == 36);
     assert!(size_of::<Settings>() == 16);
     assert!(size_of::<Unserved>() == 8);
 };

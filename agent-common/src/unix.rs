@@ -4,7 +4,7 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SocketPlace {
-    /// Number of the file system, as the kernel has it: twenty bits for the minor number.
+    /// Number of the file system, as the kernel has it: twenty bits for the minor number. Or [`BY_NAME`].
     pub device: u32,
     /// Zero.
     pub pad: u32,
@@ -33,6 +33,17 @@ pub const fn fold_name(path: u64, name: &[u64; NAME_BYTES / 8]) -> u64 {
     path
 }
 
+/// [`SocketPlace::device`] of a name by itself, wherever the file is: no file system has this number.
+pub const BY_NAME: u32 = 0;
+/// Bytes of a path in the address of a Unix socket.
+pub const MAX_UNIX_PATH: usize = 108;
+
+/// Folds the next letter of a name by itself into [`SocketPlace::path`], which begins with [`NO_NAMES`].
+#[must_use]
+pub const fn fold_letter(name: u64, letter: u8) -> u64 {
+    (name ^ letter as u64).wrapping_mul(0x0100_0000_01b3)
+}
+
 /// Where the programs find what they read of the kernel's own structures: offsets, which differ from kernel to kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +58,14 @@ pub struct Offsets {
     pub file_system: u32,
     /// `super_block.s_dev`
     pub device: u32,
+    /// `bpf_sock_addr_kern.uaddr`
+    pub address: u32,
+    /// `bpf_sock_addr_kern.uaddrlen`
+    pub length: u32,
+    /// `task_struct.fs`
+    pub directories: u32,
+    /// `fs_struct.root.dentry`
+    pub root: u32,
 }
 
 /// Unix sockets of targets on this host.

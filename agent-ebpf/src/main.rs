@@ -92,6 +92,13 @@ pub fn connect_unix(ctx: LsmContext) -> i32 {
     unix::connect(&ctx)
 }
 
+/// The same where no program may be asked there (6.7 and later). The loader knows no section for it: the warden takes it out of
+/// the section of another hook and loads it by itself.
+#[cgroup_sock_addr(connect4)]
+pub fn connect_unix_by_name(ctx: SockAddrContext) -> i32 {
+    unix::connect_by_name(&ctx)
+}
+
 /// A packet leaves a socket.
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {

@@ -26,7 +26,8 @@ pub fn has_port(listeners: &Listeners, port: u16) -> bool {
 
 /// The pair of listeners for a connection, by its socket's cookie: its number, and its port.
 pub fn lane(listeners: &Listeners, cookie: u64) -> (u32, u16) {
-    let lane = cookie as usize % LANES;
+    // Cookies are given in order, also to the proxy's own sockets: every second or fourth would lead to the same few.
+    let lane = (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % LANES;
     match listeners.now[lane] {
         0 => (0, listeners.now[0]),
         port => (lane as u32, port),

@@ -50,6 +50,11 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whether the target's Unix socket is refused where nothing or only its name is called for: what the status says.
+    pub fn refuses_by_name(&self) -> bool {
+        self.open.as_ref().is_none_or(|why| why.contains("refuses only its name"))
+    }
+
     /// No agent yet; only the watchdog.
     pub fn new() -> Outcome<Self> {
         let failed = |error: std::io::Error| format!("a directory: {error}");
@@ -232,6 +237,7 @@ fn target(name: &str, addresses: &[SocketAddr], directory: &Path) -> Target {
             role: None,
             user: "agent".into(),
             password_file: Some(directory.join("password")),
+            certificate: None,
         }]),
         ..Target::simple(name, addresses.iter().copied().map(Address::from).collect())
     }

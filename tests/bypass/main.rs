@@ -183,19 +183,20 @@ impl Matrix {
         Ok(())
     }
 
-    /// Where the kernel refuses no Unix socket and the status says so, there is nothing to try: the target is reached.
+    /// Where the kernel refuses no Unix socket, or only its name, and the status says so, there is nothing to try: the target is
+    /// reached.
     fn set_apart(&mut self, results: &mut Results) {
         let Some(why) = &self.host.open else { return };
         // What the kernel itself says, where it can be asked.
         let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
         let could = modules.trim().split(',').any(|module| module == "bpf");
-        for cell in &self.cells {
-            if cell.row.families == Families::None {
-                println!("untested: {}: the status says that it is open: {why}", cell.name());
-                results.untested += 1;
-            }
+        let by_name = self.host.refuses_by_name();
+        let is_open = |cell: &Cell| cell.row.families == Families::None && (cell.row.renamed || !by_name);
+        for cell in self.cells.iter().filter(|cell| is_open(cell)) {
+            println!("open: {}: the status says so: {why}", cell.name());
+            results.untested += 1;
         }
-        self.cells.retain(|cell| cell.row.families != Families::None);
+        self.cells.retain(|cell| !is_open(cell));
         if could {
             results.report("Unix sockets", Err(format!("open, though this kernel has BPF's security module: {why}")));
         }

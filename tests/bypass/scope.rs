@@ -168,7 +168,7 @@ impl Arena<'_> {
     }
 
     fn classes(&mut self, what: &str, who: Somebody, governed: bool) -> Outcome {
-        let unix = self.host.open.is_none().then_some(UNIX_CLASS);
+        let unix = self.host.refuses_by_name().then_some(UNIX_CLASS);
         for row in CLASSES.iter().copied().chain(unix) {
             if governed { self.governed(what, row, who)? } else { self.left_alone(what, row, who)? }
         }

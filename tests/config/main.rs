@@ -12,7 +12,10 @@ use std::{
 };
 
 use agent::{
-    config::{Address, Config, ConfigErrors, CredentialSource, Durability, Existing, Files, Reach, TlsMode},
+    config::{
+        Address, ApplicationName, Certificate, ChannelBinding, Config, ConfigErrors, CredentialSource, Durability,
+        Existing, Files, Placeholder, PlaceholderPassword, Reach, TlsMode, TlsNegotiation,
+    },
     model::{Mode, Style},
 };
 use agent_tests::{Outcome, TempDir, suite};
@@ -146,7 +149,7 @@ fn contract(world: &World) -> Outcome {
     assert_eq!(orders.sockets, [Path::new("/run/postgresql/.s.PGSQL.5432")]);
     assert_eq!(orders.tls.mode, TlsMode::VerifyFull);
     assert_eq!(orders.tls.ca, Some(world.dir.join("ca.pem")));
-    assert_eq!(orders.serve.as_ref().map(|serve| serve.key.clone()), Some(world.dir.join("orders.key")));
+    assert_eq!(orders.serve.certificate.as_ref().map(|serve| serve.key.clone()), Some(world.dir.join("orders.key")));
     let CredentialSource::Agent(credentials) = &orders.credential else {
         return Err("the credential is the client's".into());
     };
@@ -154,12 +157,16 @@ fn contract(world: &World) -> Outcome {
     assert_eq!(credentials[0].user, "orders_app");
     assert_eq!(credentials[0].password_file, Some(world.dir.join("orders.password")));
     let columns: Vec<_> = orders.columns.iter().map(|rule| (rule.column.as_str(), rule.style, rule.line)).collect();
+    assert_eq!(orders.application_name, ApplicationName::Identity);
+    assert_eq!(orders.serve.password, None);
+    assert_eq!((orders.tls.negotiation, orders.tls.channel_binding), (TlsNegotiation::Request, ChannelBinding::Prefer));
     assert_eq!(columns, [("ssn", Style::Last4, 17), ("email", Style::Email, 18)]);
     assert!(orders.columns.iter().all(|rule| rule.database.is_none() && rule.schema == "public"));
 
     assert_eq!((ledger.mode, ledger.durability), (Mode::Observe, Durability::Strict));
     assert!(matches!(ledger.credential, CredentialSource::Client));
     assert_eq!(ledger.addresses[0], SocketAddr::from(([10, 20, 0, 6], 5432)).into());
+    assert_eq!(ledger.application_name, ApplicationName::Client);
     assert_eq!(ledger.columns[0].database.as_deref(), Some("shop"));
     assert_eq!(ledger.columns[0].table, "odd.name");
 
@@ -168,6 +175,14 @@ fn contract(world: &World) -> Outcome {
     };
     assert_eq!(credentials[0].role.as_deref(), Some("orders-reader"));
     assert_eq!((credentials[1].role.as_deref(), credentials[1].password_file.as_deref()), (None, None));
+
+    let pair = Certificate { cert: world.dir.join("orders.crt"), key: world.dir.join("orders.key") };
+    assert_eq!((&credentials[0].certificate, &credentials[1].certificate), (&None, &Some(pair)));
+    assert_eq!(stock.application_name, ApplicationName::Client);
+    assert_eq!((stock.tls.negotiation, stock.tls.channel_binding), (TlsNegotiation::Direct, ChannelBinding::Require));
+    let password = PlaceholderPassword::File(world.dir.join("orders.password"));
+    assert_eq!(stock.serve.password, Some(Placeholder { user: Some("app".into()), password }));
+    assert_eq!(stock.serve.certificate, None);
 
     let [reader] = config.roles.as_slice() else {
         return Err(format!("{} roles", config.roles.len()));

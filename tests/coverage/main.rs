@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
     path::PathBuf,
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent_tests::{
@@ -36,6 +36,9 @@ const POLICY: &str = r#"
 permit (principal in Role::"client", action in [Action::"connect", Action::"sql:select", Action::"sql:call"], resource);
 "#;
 
+/// How long a full ledger may take.
+const FILLED: Duration = Duration::from_secs(5);
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -58,6 +61,10 @@ fn main() -> ExitCode {
             .case("a killed agent's recorded sessions are not lost", || world.recorded())
             .case("many at once, from many processes", || world.many())
             .case("a connect that nobody can account for is an alarm", || world.unexplained())
+            .case(
+                "thousands of users fill the ledger's rows, and it is still told, recorded and reconciled in time",
+                || world.filled(),
+            )
             .case("the kernel side's removal and its new epoch are in the log", || world.epochs())
             .case("a program that is detached, and is back, is in the log", || world.detached())
             .case("a full map and a lost word are in the log", || world.losses())
@@ -227,6 +234,25 @@ impl World {
             self.agent.borrow_mut().start()
         })?;
         expect(found == grown(&[("refused_no_listener", 4), ("refused_udp", 2)]), || format!("{found:?}"))
+    }
+
+    /// By datagrams, each of which counts in the row of a user of its own.
+    fn filled(&self) -> Outcome {
+        let send = "import os, socket, sys\n\
+                    for uid in range(100_000, 108_400):\n\
+                    \x20   os.setresuid(uid, 0, 0)\n\
+                    \x20   try: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('127.0.0.1', int(sys.argv[1])))\n\
+                    \x20   except PermissionError: continue\n\
+                    \x20   sys.exit('a datagram went')\n";
+        let seen = Cmd::new("python3").args(["-c", send, &self.servers[0].port().to_string()]).run()?;
+        expect(seen.success(), || seen.to_string())?;
+        let began = Instant::now();
+        let report = self.agent.borrow().json(&["coverage"])?;
+        let (took, rows) = (began.elapsed(), report["rows"].as_array().map_or(0, Vec::len));
+        println!("coverage: {rows} rows were read, reconciled and recorded in {took:?}");
+        expect(rows == 8_192 && report["unexplained"] == 0, || format!("{rows} rows, {}", report["unexplained"]))?;
+        expect(self.psql(0, CLIENT, "SELECT 1")?, || "no session".into())?;
+        expect(took < FILLED, || format!("it took {took:?}"))
     }
 
     fn restarted(&self) -> Outcome {

@@ -14,6 +14,7 @@ pub fn cases(suite: Suite<'_>) -> Suite<'_> {
         .case("trust upstream", || login(Auth::Trust, None))
         .case("md5 upstream", || login(Auth::Md5, Some(PASSWORD)))
         .case("cleartext upstream inside TLS", cleartext_in_tls)
+        .case("a client certificate upstream, and a placeholder for clients, from files of root's", files)
         .case("cleartext upstream without TLS is refused", || {
             let world = World::with(server(Auth::Cleartext, Ok)?, |target| target)?;
             let seen = world.psql(READER, QUERY)?;
@@ -111,7 +112,44 @@ fn login(auth: Auth, password: Option<&str>) -> Outcome {
 }
 
 fn cleartext_in_tls() -> Outcome {
-    let server = server(Auth::Cleartext, |builder| builder.tls(&["localhost"]))?;
-    let world = World::with(server, |target| target.line("tls = { mode = \"require\" }"))?;
+    let server = server(Auth::Cleartext, |builder| builder.tls(&["localhost", "127.0.0.1"]))?;
+    let ca = ca(&server)?;
+    let world =
+        World::with(server, |target| target.line(format!("tls = {{ mode = \"verify-full\", ca = \"{ca}\" }}")))?;
     says(&world.psql(READER, QUERY)?, "***1120")
+}
+
+/// The proxy, which may not read them, gets certificate, key and placeholder from the warden, and as they are at each login.
+fn files() -> Outcome {
+    let clients = agent_tests::Authority::new("Clients")?;
+    let server = server(Auth::Certificate, |builder| Ok(builder.tls(&["127.0.0.1"])?.clients_of(&clients)))?;
+    let dir = agent_tests::TempDir::new().map_err(|error| error.to_string())?;
+    let put = |name: &str, text: &str| dir.write(name, text, 0o600).map_err(|error| error.to_string());
+    let (cert, key) = clients.issue(&["app"])?;
+    let (cert, key, word) = (put("app.crt", &cert)?, put("app.key", &key)?, put("word", "placeholder\n")?);
+    let agent = roles()
+        .target(
+            agent_tests::Target::postgres("shop", server.addresses())
+                .column("*.public.customers.ssn", "pii", "last4")
+                .line(format!("tls = {{ mode = \"verify-full\", ca = \"{}\" }}", ca(&server)?))
+                .line(format!("serve = {{ password.file = \"{}\" }}", word.display()))
+                .line(format!(
+                    "credential = {{ user = \"app\", cert = \"{}\", key = \"{}\" }}",
+                    cert.display(),
+                    key.display()
+                )),
+        )
+        .start()?;
+    let world = World { agent, server };
+    let with = |word: &str| {
+        let dsn = world.dsn("sslmode=require channel_binding=require");
+        Cmd::psql(&dsn, QUERY).env("PGPASSWORD", word).user(READER, READER).run()
+    };
+    says(&with("placeholder")?, "***1120")?;
+    refused(&with("another")?, "password authentication failed for user \"whoever\"")?;
+    put("word", "another\n")?;
+    says(&with("another")?, "***1120")?;
+    put("app.crt", "")?;
+    let seen = with("another")?;
+    refused(&seen, "the agent's certificate cannot be used: it holds no certificate")
 }

@@ -219,6 +219,8 @@ pub struct Proxy {
     pub listeners: Vec<TcpListener>,
     /// Those in other network namespaces, as they come.
     elsewhere: Arc<Mutex<Vec<TcpListener>>>,
+    /// What a proxy before this one has asked that is not its own any more.
+    pub overstepped: Arc<Mutex<Vec<String>>>,
     pub liveness: Liveness,
     // Dropped last, and with it the task that holds the connection.
     runtime: tokio::runtime::Runtime,
@@ -233,14 +235,20 @@ impl Proxy {
         let listeners = runtime.block_on(warden.listen()).expect("handed over").sockets;
         let elsewhere = Arc::default();
         let kept: Arc<Mutex<Vec<TcpListener>>> = Arc::clone(&elsewhere);
+        let overstepped = Arc::default();
+        let noted: Arc<Mutex<Vec<String>>> = Arc::clone(&overstepped);
         runtime.spawn(async move {
             while let Some(news) = tidings.recv().await {
-                if let Tidings::Entered(Listeners { sockets, .. }) = news {
-                    kept.lock().expect("nobody panics with it").extend(sockets);
+                match news {
+                    Tidings::Entered(Listeners { sockets, .. }) => {
+                        kept.lock().expect("nobody panics with it").extend(sockets);
+                    }
+                    Tidings::Overstepped { asked, .. } => noted.lock().expect("nobody panics with it").push(asked),
+                    _ => {}
                 }
             }
         });
-        Self { warden, listeners, elsewhere, liveness, runtime }
+        Self { warden, listeners, elsewhere, overstepped, liveness, runtime }
     }
 
     pub fn block<T>(&self, future: impl Future<Output = T>) -> T {
@@ -329,6 +337,7 @@ fn target(name: &str, addresses: Vec<Address>, mode: Mode, directory: &Path) -> 
             role: None,
             user: "agent".into(),
             password_file: Some(directory.join("password")),
+            certificate: None,
         }]),
         ..Target::simple(name, addresses)
     }

@@ -6,6 +6,7 @@
 mod client;
 mod host;
 mod older;
+mod succeeded;
 mod unserved;
 
 use std::{
@@ -54,6 +55,7 @@ const CASES: &[Case] = &[
     ("a warden that is killed leaves the host closed; the next one adopts the pins", killed),
     ("an unprivileged proxy can look at the process map", unprivileged),
     ("a hostile proxy gets no file, no mark and no rest", hostile),
+    ("a proxy in whose place another listens gets what its sessions need, and no more", succeeded::refused),
     ("names are protected live, and only at their own ports", named),
     (
         "a connection to an address that becomes protected is ended, and the agent's own is not",

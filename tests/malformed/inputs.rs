@@ -64,6 +64,52 @@ pub fn startup(user: &str, database: &str) -> Vec<u8> {
     packet(V3, format!("user\0{user}\0database\0{database}\0\0").as_bytes())
 }
 
+/// Inputs for a connection that has been asked for a password.
+pub fn asked() -> Vec<Input> {
+    let first = |mechanism: &str, length: i32, text: &str| {
+        message(b'p', &[mechanism.as_bytes(), b"\0", &length.to_be_bytes(), text.as_bytes()].concat())
+    };
+    let plain = |text: &str| first("SCRAM-SHA-256", text.len() as i32, text);
+    let good = plain("n,,n=,r=abc");
+    let proof = "A".repeat(43) + "=";
+    let mut all = vec![
+        input("nothing", []),
+        input("a plain password", message(b'p', b"placeholder\0")),
+        input("an empty answer", message(b'p', b"")),
+        input("an answer of 65,535 bytes", message(b'p', &[b'a'; 65_531])),
+        input("an answer longer than any", lying(b'p', 65_536, b"")),
+        input("a query instead", message(b'Q', b"SELECT 1\0")),
+        input("Terminate instead", message(b'X', b"")),
+        input("a mechanism that was not offered", first("SCRAM-SHA-256-PLUS", 11, "n,,n=,r=abc")),
+        input("a mechanism that is none", first("PLAIN", 4, "\0a\0b")),
+        input("no first message", first("SCRAM-SHA-256", -1, "")),
+        input("a first message shorter than it says", first("SCRAM-SHA-256", 400, "n,,n=,r=abc")),
+        input("a first message longer than it says", first("SCRAM-SHA-256", 5, "n,,n=,r=abc")),
+        input("a first message of a negative length", first("SCRAM-SHA-256", i32::MIN, "n,,n=,r=abc")),
+        input("binding to a connection without TLS", plain("p=tls-server-end-point,,n=,r=abc")),
+        input("another identity", plain("n,a=postgres,n=,r=abc")),
+        input("no nonce", plain("n,,n=,r=")),
+        input("a nonce of 2,000 characters", plain(&format!("n,,n=,r={}", "a".repeat(2_000)))),
+        input("a first message that is not UTF-8", message(b'p', b"SCRAM-SHA-256\0\0\0\0\x0bn,,n=,r=\xff\xfe\xfd")),
+        input("only commas", plain(",,,,,,")),
+    ];
+    for (name, last) in [
+        ("no proof", "c=biws,r=abc".to_owned()),
+        ("a proof for another nonce", format!("c=biws,r=abcd,p={proof}")),
+        ("a proof that is not base64", "c=biws,r=abc,p=*".to_owned()),
+        ("a proof of 3 bytes", "c=biws,r=abc,p=AAAA".to_owned()),
+        ("other flags", format!("c=eSws,r=abc,p={proof}")),
+        ("an empty last message", String::new()),
+        ("a last message of 2,000 bytes", "p".repeat(2_000)),
+    ] {
+        all.push(input(name, [good.clone(), message(b'p', last.as_bytes())].concat()));
+    }
+    for cut in 1..good.len() {
+        all.push(input(format!("a first message cut after {cut} bytes"), &good[..cut]));
+    }
+    all
+}
+
 /// Inputs for a connection that has sent nothing yet.
 pub fn before_ready() -> Vec<Input> {
     let good = startup("x", "postgres");
@@ -129,6 +175,14 @@ pub fn before_ready() -> Vec<Input> {
     all.push(input("GSSENCRequest, then a query", [packet(GSS, b""), message(b'Q', b"SELECT 1\0")].concat()));
     all.push(input("CancelRequest for a session that is not", packet(CANCEL, &[0, 0, 0, 1, 0, 0, 0, 2])));
     all.push(input("CancelRequest cut short", packet(CANCEL, &[0, 0, 0])));
+    all.push(input("CancelRequest with a key of 32 bytes for a session that is not", packet(CANCEL, &[7; 36])));
+    all.push(input("CancelRequest with a key of 3 bytes", packet(CANCEL, &[7; 7])));
+    all.push(input("CancelRequest without a key", packet(CANCEL, &[0, 0, 0, 1])));
+    all.push(input("direct TLS: its first byte alone", [0x16]));
+    all.push(input("direct TLS: a record that does not come", [0x16, 3, 1, 0xff, 0xff, 1]));
+    all.push(input("direct TLS: a record that holds no handshake", [&[0x16, 3, 1, 0, 64][..], &[0x42; 64]].concat()));
+    all.push(input("direct TLS: a ClientHello that is cut", [0x16, 3, 1, 0, 40, 1, 0, 0, 200, 3, 3, 7, 7, 7]));
+    all.push(input("direct TLS: an alert first", [0x15, 3, 1, 0, 2, 2, 40]));
     all.push(input("CancelRequest with a key of 300 bytes", packet(CANCEL, &[7; 304])));
     all.push(input("direct TLS without ALPN", [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]));
     all.push(input("an HTTP request", *b"GET / HTTP/1.1\r\nHost: db\r\n\r\n"));

@@ -16,7 +16,7 @@ const POLICY: &str = r#"
 permit (
     principal in Role::"client",
     action in [Action::"connect", Action::"sql:select", Action::"sql:insert", Action::"sql:copy_in"],
-    resource in Target::"db"
+    resource
 );
 "#;
 
@@ -29,23 +29,29 @@ fn main() -> ExitCode {
     root_main("malformed", || {
         let server = Postgres::builder().auth(Auth::Trust).login("app", "unused").start()?;
         server.sql("postgres", "CREATE TABLE t (id int, s text); GRANT ALL ON t TO app")?;
+        let (asking, plain): (Vec<_>, Vec<_>) = server.addresses().into_iter().partition(SocketAddr::is_ipv6);
         let agent = Agent::builder()
-            .target(Target::postgres("db", server.addresses()).credential("app", None).column(
-                "*.public.t.s",
-                "secret",
-                "redact",
-            ))
+            .target(
+                Target::postgres("asking", &asking)
+                    .credential("app", None)
+                    .line("serve = { password = \"placeholder\" }"),
+            )
+            .target(Target::postgres("db", plain).credential("app", None).column("*.public.t.s", "secret", "redact"))
             .role("client", ["{ user = \"root\" }"])
             .policy("all.cedar", POLICY)
             .start()?;
-        let world = World { address: SocketAddr::from(([127, 0, 0, 1], server.port())), agent };
+        let asking = *asking.first().ok_or("the server has no address of IPv6")?;
+        let world = World { address: SocketAddr::from(([127, 0, 0, 1], server.port())), asking, agent };
         world.healthy()?;
         let proxy = world.agent.proxy().ok_or("there is no proxy")?;
         // Warm-up: everything, so that caches and allocator pools have their size.
-        let (before, after) = (inputs::before_ready(), inputs::after_ready());
+        let (before, asked, after) = (inputs::before_ready(), inputs::asked(), inputs::after_ready());
         for _ in 0..WARM_UP {
             for input in &before {
                 world.send_before(&input.bytes)?;
+            }
+            for input in &asked {
+                world.send_asked(&input.bytes)?;
             }
             for input in &after {
                 world.send_after(&input.bytes)?;
@@ -59,6 +65,13 @@ fn main() -> ExitCode {
         for input in before {
             cases = cases.case(format!("before ReadyForQuery: {}", input.name), move || {
                 world.send_before(&input.bytes).and_then(|answer| judge(&answer))
+            });
+        }
+        for input in asked {
+            cases = cases.case(format!("asked for a password: {}", input.name), move || {
+                let answer = world.send_asked(&input.bytes)?;
+                let let_in = answer.bytes.windows(9).any(|window| window == b"R\0\0\0\x08\0\0\0\0");
+                expect(!let_in, || "it is let in".into()).and_then(|()| judge(&answer))
             });
         }
         for input in after {
@@ -101,6 +114,8 @@ struct Answer {
 
 struct World {
     address: SocketAddr,
+    /// Where clients are asked for a password.
+    asking: SocketAddr,
     agent: Agent,
 }
 
@@ -114,6 +129,17 @@ impl World {
     /// Sends bytes as the first of a connection, ends the sending side, and reads to the end.
     fn send_before(&self, bytes: &[u8]) -> Outcome<Answer> {
         finish(self.open()?, bytes)
+    }
+
+    /// The same where the agent has asked for a password.
+    fn send_asked(&self, bytes: &[u8]) -> Outcome<Answer> {
+        let mut socket = TcpStream::connect(self.asking).map_err(|error| format!("connect: {error}"))?;
+        socket.set_read_timeout(Some(Duration::from_secs(10))).map_err(|error| error.to_string())?;
+        socket.write_all(&inputs::startup("db", "postgres")).map_err(|error| error.to_string())?;
+        let mut offer = [0; 24];
+        socket.read_exact(&mut offer).map_err(|error| format!("before the offer: {error}"))?;
+        expect(&offer == b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0", || format!("{offer:?} is no offer"))?;
+        finish(socket, bytes)
     }
 
     /// The same in an open session that is ready for a query.

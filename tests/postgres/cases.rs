@@ -76,24 +76,24 @@ pub fn all(server: &Postgres) -> Vec<Case<'_>> {
     ]
 }
 
-fn psql(proxy: &Proxy, sql: &str) -> Outcome<String> {
+pub fn psql(proxy: &Proxy, sql: &str) -> Outcome<String> {
     Cmd::psql(&proxy.dsn(""), sql).ok().map(|out| out.trim_end().to_owned())
 }
 
-fn fails(proxy: &Proxy, sql: &str) -> Outcome<String> {
+pub fn fails(proxy: &Proxy, sql: &str) -> Outcome<String> {
     let finished = Cmd::psql(&proxy.dsn(""), sql).run()?;
     if finished.success() { Err(format!("{sql} succeeded: {finished}")) } else { Ok(finished.stderr) }
 }
 
-fn expect(found: &str, wanted: &str) -> Outcome {
+pub fn expect(found: &str, wanted: &str) -> Outcome {
     if found == wanted { Ok(()) } else { Err(format!("wanted {wanted:?}\nfound  {found:?}")) }
 }
 
-fn holds(text: &str, part: &str) -> Outcome {
+pub fn holds(text: &str, part: &str) -> Outcome {
     if text.contains(part) { Ok(()) } else { Err(format!("{part:?} is not in {text}")) }
 }
 
-fn lacks(text: &str, part: &str) -> Outcome {
+pub fn lacks(text: &str, part: &str) -> Outcome {
     if text.contains(part) { Err(format!("{part:?} is in {text}")) } else { Ok(()) }
 }
 

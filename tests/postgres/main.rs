@@ -2,11 +2,12 @@
 //! names, masking, cancelling.
 
 mod cases;
+mod login;
 mod proxy;
 
 use std::process::ExitCode;
 
-use agent_tests::{Auth, Outcome, Postgres, suite};
+use agent_tests::{Auth, Outcome, Postgres, PostgresBuilder, Python, suite};
 
 /// Customers whose `ssn` and `email` are masked, and what belongs to nobody.
 const SAMPLE: &str = "
@@ -22,14 +23,26 @@ GRANT CREATE ON SCHEMA public TO app;
 fn main() -> ExitCode {
     agent_tests::suite::root_main("postgres", || {
         let server = server(Auth::Scram)?;
+        let (newest, python) = (server_of(Auth::Scram, 18)?, Python::new()?);
         let cases = cases::all(&server);
-        Ok(cases.into_iter().fold(suite("postgres"), |suite, (name, case)| suite.case(name, case)).run())
+        let suite = cases.into_iter().fold(suite("postgres"), |suite, (name, case)| suite.case(name, case));
+        Ok(login::cases(suite, &server, &newest, &python).run())
     })
 }
 
 /// A server with the sample data, which asks for passwords this way.
 fn server(auth: Auth) -> Outcome<Postgres> {
-    let builder = Postgres::builder().auth(auth).tls(&["orders.test", "127.0.0.1"])?;
+    server_of(auth, 15)
+}
+
+/// The same of this major version.
+fn server_of(auth: Auth, version: u32) -> Outcome<Postgres> {
+    with_data(Postgres::builder().version(version).auth(auth))
+}
+
+/// A server with the sample data, and TLS.
+fn with_data(builder: PostgresBuilder) -> Outcome<Postgres> {
+    let builder = builder.tls(&["orders.test", "127.0.0.1"])?;
     let server = builder.login("app", "upstream secret").start()?;
     server.sql("postgres", "CREATE DATABASE shop")?;
     server.sql("shop", SAMPLE)?;

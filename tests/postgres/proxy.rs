@@ -13,13 +13,13 @@ use std::{
 };
 
 use agent::{
-    config::{self, ColumnRule, CredentialSource, Serve, TlsMode, UpstreamTls},
+    config::{self, Certificate, ColumnRule, CredentialSource, TlsMode, UpstreamTls},
     gate::Services,
     model::{
         Action, Boxed, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject,
         Verdict,
     },
-    protocol::{Connection, Host, HostError, Login, ca::Authority, protocol},
+    protocol::{Connection, Host, HostError, KeyPair, Login, ca::Authority, protocol},
     recording::{Append, AppendError, Event},
 };
 use agent_tests::{Outcome, Postgres, TempDir};
@@ -33,6 +33,7 @@ pub struct Builder {
     target: config::Target,
     destination: SocketAddr,
     login: (String, Option<String>),
+    certificate: Option<Certificate>,
     policy: Policy,
 }
 
@@ -43,7 +44,8 @@ impl Builder {
             credential: CredentialSource::Agent(Vec::new()),
             ..config::Target::simple("orders", vec![destination.into()])
         };
-        Self { target, destination, login: ("app".into(), Some("upstream secret".into())), policy: |_| None }
+        let login = ("app".into(), Some("upstream secret".into()));
+        Self { target, destination, login, certificate: None, policy: |_| None }
     }
 
     pub fn login(mut self, user: &str, password: Option<&str>) -> Self {
@@ -79,13 +81,32 @@ impl Builder {
         self
     }
 
+    /// What the agent shows to a target that asks for a client's certificate; the files are read at each login.
+    pub fn certificate(mut self, cert: PathBuf, key: PathBuf) -> Self {
+        self.certificate = Some(Certificate { cert, key });
+        self
+    }
+
+    /// Settings of the target for which there is nothing shorter.
+    pub fn target(mut self, change: impl FnOnce(&mut config::Target)) -> Self {
+        change(&mut self.target);
+        self
+    }
+
+    /// Another place that stands for the server.
+    pub fn destination(mut self, destination: SocketAddr) -> Self {
+        self.target.addresses = vec![destination.into()];
+        self.destination = destination;
+        self
+    }
+
     pub fn tls(mut self, mode: TlsMode, ca: Option<PathBuf>, name: Option<&str>) -> Self {
-        self.target.tls = UpstreamTls { mode, ca, name: name.map(Into::into) };
+        self.target.tls = UpstreamTls { ca, name: name.map(Into::into), ..UpstreamTls::new(mode) };
         self
     }
 
     pub fn serve(mut self, cert: PathBuf, key: PathBuf) -> Self {
-        self.target.serve = Some(Serve { cert, key });
+        self.target.serve.certificate = Some(Certificate { cert, key });
         self
     }
 
@@ -113,7 +134,7 @@ impl Proxy {
         let authority = authority.map_err(|error| error.to_string())?;
         let log = Arc::new(Log::default());
         let rules = Arc::new(Rules { policy: builder.policy, epoch: AtomicU64::new(1), gone: AtomicBool::new(false) });
-        let host = Arc::new(Stand { login: builder.login, authority });
+        let host = Arc::new(Stand { login: builder.login, certificate: builder.certificate, authority });
         let target = Arc::new(builder.target);
         let (shared_log, shared_rules) = (Arc::clone(&log), Arc::clone(&rules));
         let sessions = AtomicU64::new(1);
@@ -232,6 +253,7 @@ impl Liveness for Rules {
 
 struct Stand {
     login: (String, Option<String>),
+    certificate: Option<Certificate>,
     authority: Authority,
 }
 
@@ -246,7 +268,16 @@ impl Host for Stand {
 
     fn login<'a>(&'a self, _: &'a config::Target, _: &'a Principal) -> Boxed<'a, Result<Login, HostError>> {
         let (user, password) = self.login.clone();
-        Box::pin(async move { Ok(Login { user, password: password.map(|password| password.into_bytes().into()) }) })
+        let password = password.map(|password| password.into_bytes().into());
+        Box::pin(async move {
+            let certificate = match &self.certificate {
+                Some(files) => {
+                    Some(KeyPair { chain: self.read(&files.cert).await?, key: self.read(&files.key).await? })
+                }
+                None => None,
+            };
+            Ok(Login { user, password, certificate })
+        })
     }
 
     fn certificate<'a>(

@@ -2,11 +2,15 @@
 
 use std::{
     fs,
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
     process::ExitCode,
 };
 
-use agent_tests::{Agent, Outcome, Target, suite, suite::root_main};
+use agent_tests::{Agent, Cmd, Outcome, Target, suite, suite::root_main};
 use serde_json::Value;
 
 const POLICY: &str = r#"
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
             .case("with all programs in force but no guard, raw sockets are closed by their own program", without_guard)
             .case("run --require enforcing ends where something is degraded, and serves where nothing is", required);
         cases = cases.case("a listed Unix socket is refused, or the status says that it is open", unix);
+        cases = cases.case("a Unix socket whose permissions keep out everybody in scope is not open", permitted);
         for (link, paths) in LINKS {
             cases = cases.case(format!("without {link} its paths are found open"), || without(link, paths));
         }
@@ -164,10 +169,11 @@ fn unix() -> Outcome {
         .line("[intercept]\nusers = [\"0\"]")
         .prepare()?;
     agent.start()?;
-    let outcome = |attempts: &[(String, String)]| {
-        let found = attempts.iter().find(|(name, _)| name == "Unix socket by a descriptor");
+    let of = |way: &str, attempts: &[(String, String)]| {
+        let found = attempts.iter().find(|(name, _)| name == way);
         found.map(|(_, outcome)| outcome.clone())
     };
+    let outcome = |attempts: &[(String, String)]| of("Unix socket by a descriptor", attempts);
     let status = agent.postern(&["status"])?;
     if status.success() {
         expect(outcome(&attempts(&agent)?).as_deref() == Some("refused"), || "not tried".into())?;
@@ -190,8 +196,87 @@ fn unix() -> Outcome {
         let said = format!("db: unix: {}", path.display());
         expect(status.stdout.contains(&said), || status.to_string())?;
         expect(outcome(&attempts(&agent)?).is_none(), || "tried".into())?;
+        if status.stdout.contains("refuses only its name") {
+            expect(of("Unix socket", &attempts(&agent)?).as_deref() == Some("refused"), || "not tried".into())?;
+            by_name(&agent, &path)?;
+            detach(&agent, "connect_unix_by_name")?;
+            expect(of("Unix socket", &attempts(&agent)?).as_deref() == Some("reached"), || "still closed".into())?;
+        }
         UnixStream::connect(&path).map(drop).map_err(|error| format!("the control: {error}"))
     }
+}
+
+/// Where the kernel side sees nothing but the path: the name is refused in any directory, but not in another root directory; and
+/// the status is satisfied once the permissions keep out everybody in scope.
+fn by_name(agent: &Agent, path: &Path) -> Outcome {
+    let failed = |error: std::io::Error| error.to_string();
+    let said = |path: &Path| UnixStream::connect(path).map(drop).map_err(|error| error.raw_os_error());
+    let elsewhere = path.parent().and_then(Path::parent).ok_or("no directory")?.join("elsewhere");
+    let other = elsewhere.join("socket");
+    fs::create_dir(&elsewhere).map_err(failed)?;
+    let _listener = UnixListener::bind(&other).map_err(failed)?;
+    for refused in [path, &other] {
+        expect(said(refused) == Err(Some(libc::EPERM)), || format!("{}: {:?}", refused.display(), said(refused)))?;
+    }
+    let status = agent.postern(&["status", "--json"])?;
+    let status: Value = serde_json::from_str(&status.stdout).map_err(|error| format!("{error}: {status}"))?;
+    let counted = status["counters"]["refused_unix"].as_u64();
+    expect(counted.is_some_and(|count| count > 1), || format!("{counted:?}"))?;
+    let link = elsewhere.join("link");
+    symlink(&other, &link).map_err(failed)?;
+    expect(said(&link).is_ok(), || format!("by a link: {:?}", said(&link)))?;
+    // What a container has under this name is its own.
+    let inner = |root: &Path| {
+        let connect =
+            "import os, socket, sys; s = socket.socket(socket.AF_UNIX); os.chroot(sys.argv[1]); s.connect('/socket')";
+        Cmd::new("python3").args(["-c", connect, &root.display().to_string()]).run().map(|seen| seen.success())
+    };
+    expect(inner(&elsewhere)?, || "its own socket is refused to who has another root directory".into())?;
+    expect(!inner(Path::new("/"))?, || "the control reaches it".into())
+}
+
+/// Where the kernel does not refuse all that lead to a Unix socket, its permissions do.
+fn permitted() -> Outcome {
+    let directory = agent_tests::TempDir::new().map_err(|error| error.to_string())?;
+    let failed = |error: std::io::Error| error.to_string();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed);
+    mode(directory.path(), 0o755)?;
+    let path = directory.path().join("socket");
+    let _listener = UnixListener::bind(&path).map_err(failed)?;
+    let agent = |scope: &str| {
+        let target = Target::postgres("db", ["192.0.2.77:5432"]).credential("app", None);
+        let mut agent = Agent::builder()
+            .target(target.line(format!("sockets = [{path:?}]")))
+            .role("client", [format!("{{ user = \"{UID}\" }}")])
+            .policy("all.cedar", POLICY)
+            .line(scope)
+            .prepare()?;
+        agent.start()?;
+        Ok::<_, String>(agent)
+    };
+    let is_open = |agent: &Agent| Ok::<_, String>(agent.postern(&["status"])?.stdout.contains("db: unix: "));
+    let users = agent(&narrow())?;
+    for (permissions, open) in [(0o777, true), (0o770, false), (0o755, false), (0o772, true)] {
+        mode(&path, permissions)?;
+        let found = is_open(&users)?;
+        expect(found == (open && !by_place(&users)?), || format!("{permissions:o}: {found}"))?;
+    }
+    drop(users);
+    // Who owns it is in scope, or may be.
+    mode(&path, 0o700)?;
+    for scope in ["[intercept]\nusers = [\"0\"]", "[intercept]\ncgroups = [\"/postern-none\"]"] {
+        let agent = agent(scope)?;
+        expect(is_open(&agent)? != by_place(&agent)?, || format!("{scope}: not open"))?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel refuses a listed socket by whatever path.
+fn by_place(agent: &Agent) -> Outcome<bool> {
+    let seen = agent.postern(&["doctor", "--json"])?;
+    let found: Value = serde_json::from_str(&seen.stdout).map_err(|error| format!("{error}: {seen}"))?;
+    let mut features = found["features"].as_array().into_iter().flatten();
+    Ok(features.any(|one| one["name"] == "connect_unix" && one["state"] == "present"))
 }
 
 fn required() -> Outcome {

@@ -44,10 +44,19 @@ impl Authority {
     /// # Errors
     /// No key or certificate could be made.
     pub fn issue(&self, names: &[&str]) -> Outcome<(String, String)> {
+        self.issue_with(names, |_| {})
+    }
+
+    /// The same with other parameters, such as another time.
+    ///
+    /// # Errors
+    /// No key or certificate could be made.
+    pub fn issue_with(&self, names: &[&str], shape: impl FnOnce(&mut CertificateParams)) -> Outcome<(String, String)> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let key = KeyPair::generate().map_err(|error| error.to_string())?;
         let mut params = CertificateParams::new(names.clone()).map_err(|error| error.to_string())?;
         params.distinguished_name.push(DnType::CommonName, names.first().map_or("test", String::as_str));
+        shape(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).map_err(|error| error.to_string())?;
         Ok((certificate.pem(), key.serialize_pem()))
     }

@@ -101,12 +101,29 @@ pub fn sessions(to: SocketAddr, count: usize) -> Outcome<Vec<TcpStream>> {
     (1..=count).map(|number| session(to).map_err(|error| format!("session {number} of {count}: {error}"))).collect()
 }
 
+/// Fails unless a session still answers a statement.
+///
+/// # Errors
+/// It does not, or with an error.
+pub fn answers(session: &mut TcpStream) -> Outcome {
+    let statement = b"SELECT 1\0";
+    let length = (statement.len() as u32 + 4).to_be_bytes();
+    let message = [&b"Q"[..], &length, statement].concat();
+    session.write_all(&message).map_err(|error| error.to_string())?;
+    ready(session)
+}
+
 fn session(to: SocketAddr) -> Outcome<TcpStream> {
     let mut socket = TcpStream::connect(to).map_err(|error| error.to_string())?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
     let parameters = b"\0\x03\0\0user\0app\0database\0postgres\0\0";
     let length = (parameters.len() as u32 + 4).to_be_bytes();
     socket.write_all(&[&length[..], parameters].concat()).map_err(|error| error.to_string())?;
+    ready(&mut socket).map(|()| socket)
+}
+
+/// Reads until the server waits for the next statement.
+fn ready(socket: &mut TcpStream) -> Outcome {
     loop {
         let mut head = [0; 5];
         socket.read_exact(&mut head).map_err(|error| error.to_string())?;
@@ -115,7 +132,7 @@ fn session(to: SocketAddr) -> Outcome<TcpStream> {
         let mut body = vec![0; length.min(64 << 10)];
         socket.read_exact(&mut body).map_err(|error| error.to_string())?;
         match kind {
-            b'Z' => return Ok(socket),
+            b'Z' => return Ok(()),
             b'E' => return Err(String::from_utf8_lossy(&body).replace('\0', " ")),
             _ => {}
         }

@@ -17,8 +17,22 @@ use crate::{Authority, Cmd, Outcome, TempDir, free_port, undo::Guarded, users, w
 /// Where Debian keeps the server's programs.
 pub const BIN: &str = "/usr/lib/postgresql/15/bin";
 
+/// Its version.
+const DEBIAN: u32 = 15;
+
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the server's programs of another version are, as `cargo xtask setup` installed them.
+fn programs(version: u32) -> Outcome<PathBuf> {
+    if version == DEBIAN {
+        return Ok(BIN.into());
+    }
+    let this = std::env::current_exe().map_err(|error| error.to_string())?;
+    let name = format!("tools/postgresql-{version}/bin");
+    let found = this.ancestors().find_map(|dir| dir.join(&name).canonicalize().ok());
+    found.ok_or_else(|| format!("PostgreSQL {version} is missing: cargo xtask setup"))
+}
 
 /// How the server asks for a password over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +45,8 @@ pub enum Auth {
     Md5,
     /// By SCRAM-SHA-256.
     Scram,
+    /// Not for a password, but for a client's certificate.
+    Certificate,
 }
 
 impl Auth {
@@ -40,6 +56,7 @@ impl Auth {
             Self::Cleartext => "password",
             Self::Md5 => "md5",
             Self::Scram => "scram-sha-256",
+            Self::Certificate => "cert",
         }
     }
 }
@@ -47,15 +64,24 @@ impl Auth {
 /// What a server shall be like.
 #[derive(Debug)]
 pub struct PostgresBuilder {
+    version: u32,
     listen: Vec<IpAddr>,
     auth: Auth,
     tls: Option<(Authority, Vec<String>)>,
     tls_only: bool,
+    clients: Option<String>,
     settings: Vec<String>,
     logins: Vec<(String, String)>,
 }
 
 impl PostgresBuilder {
+    /// Is of this major version: 12, 15 or 18. Default: 15.
+    #[must_use]
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+
     /// Listens at these addresses, all with the same port. Default: `127.0.0.1` and `::1`.
     #[must_use]
     pub fn listen(mut self, addresses: &[IpAddr]) -> Self {
@@ -87,6 +113,13 @@ impl PostgresBuilder {
         self
     }
 
+    /// Asks clients for a certificate in TLS, which it takes from this authority only.
+    #[must_use]
+    pub fn clients_of(mut self, authority: &Authority) -> Self {
+        self.clients = Some(authority.pem().into());
+        self
+    }
+
     /// A line for `postgresql.conf`, such as `max_connections = 300`.
     #[must_use]
     pub fn setting(mut self, line: &str) -> Self {
@@ -112,7 +145,8 @@ impl PostgresBuilder {
         let io = |error: io::Error| format!("{}: {error}", dir.path().display());
         let sockets = dir.dir("sockets", 0o700, uid, gid).map_err(io)?;
         let data = dir.dir("data", 0o700, uid, gid).map_err(io)?;
-        Cmd::new(format!("{BIN}/initdb"))
+        let programs = programs(self.version)?;
+        Cmd::new(programs.join("initdb"))
             .args([
                 "--no-sync",
                 "--auth=trust",
@@ -139,10 +173,13 @@ impl PostgresBuilder {
         };
         dir.write("data/pg_hba.conf", self.hba(), 0o644).map_err(io)?;
         let port = free_port(&self.listen)?;
+        if let Some(pem) = &self.clients {
+            dir.write("clients.pem", pem, 0o644).map_err(io)?;
+        }
         let conf = self.conf(port, &sockets, certificate.as_ref());
         dir.write("data/postgresql.conf", conf, 0o644).map_err(io)?;
-        let process = serve(&dir, uid, gid).map_err(io)?;
-        let mut server = Postgres { process, dir, sockets, listen: self.listen, port, certificate, uid, gid };
+        let process = serve(&programs, &dir, uid, gid).map_err(io)?;
+        let mut server = Postgres { programs, process, dir, sockets, listen: self.listen, port, certificate, uid, gid };
         server.await_ready()?;
         if self.auth == Auth::Md5 {
             server.sql("postgres", "ALTER SYSTEM SET password_encryption = 'md5'; ")?;
@@ -161,7 +198,7 @@ impl PostgresBuilder {
     }
 
     fn hba(&self) -> String {
-        let tcp = if self.tls_only { "hostssl" } else { "host" };
+        let tcp = if self.tls_only || self.auth == Auth::Certificate { "hostssl" } else { "host" };
         let method = self.auth.method();
         let of = |databases| format!("{tcp} {databases} all 0.0.0.0/0 {method}\n{tcp} {databases} all ::/0 {method}\n");
         format!("local all all trust\n{}{}", of("all"), of("replication"))
@@ -189,14 +226,18 @@ impl PostgresBuilder {
             lines.push(format!("ssl_cert_file = '{}'", cert.display()));
             lines.push(format!("ssl_key_file = '{}'", key.display()));
         }
+        if self.clients.is_some() {
+            // Relative to the data.
+            lines.push("ssl_ca_file = '../clients.pem'".into());
+        }
         lines.extend(self.settings.iter().cloned());
         lines.join("\n") + "\n"
     }
 }
 
-fn serve(dir: &TempDir, uid: u32, gid: u32) -> io::Result<Guarded> {
+fn serve(programs: &Path, dir: &TempDir, uid: u32, gid: u32) -> io::Result<Guarded> {
     let log = File::options().create(true).append(true).open(dir.join("log"))?;
-    let mut command = Command::new(format!("{BIN}/postgres"));
+    let mut command = Command::new(programs.join("postgres"));
     command.arg("-D").arg(dir.join("data")).env_clear().env("LANG", "C.UTF-8").current_dir("/");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).uid(uid).gid(gid);
     Guarded::spawn(&mut command)
@@ -207,6 +248,7 @@ fn serve(dir: &TempDir, uid: u32, gid: u32) -> io::Result<Guarded> {
 /// It writes every statement into its [`log`](Self::log), each line after pid and SQLSTATE.
 #[derive(Debug)]
 pub struct Postgres {
+    programs: PathBuf,
     process: Guarded,
     dir: TempDir,
     sockets: PathBuf,
@@ -222,10 +264,12 @@ impl Postgres {
     #[must_use]
     pub fn builder() -> PostgresBuilder {
         PostgresBuilder {
+            version: DEBIAN,
             listen: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             auth: Auth::Scram,
             tls: None,
             tls_only: false,
+            clients: None,
             settings: Vec::new(),
             logins: Vec::new(),
         }
@@ -267,6 +311,21 @@ impl Postgres {
         self.certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()))
     }
 
+    /// Has it present another certificate and key (PEM) from now on.
+    ///
+    /// # Errors
+    /// It does not take them.
+    pub fn present(&self, cert: &str, key: &str) -> Outcome {
+        let written = |error: io::Error| error.to_string();
+        self.dir.write("server.crt", cert, 0o644).map_err(written)?;
+        let key = self.dir.write("data/server.key", key, 0o600).map_err(written)?;
+        chown(&key, Some(self.uid), Some(self.gid)).map_err(written)?;
+        let loaded = || self.sql("postgres", "SELECT pg_conf_load_time()");
+        let before = loaded()?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        wait_until("the certificate is read", PATIENCE, || loaded().is_ok_and(|now| now != before))
+    }
+
     /// Runs SQL as the superuser through the Unix socket, and gives the rows, unaligned and separated by `|`.
     ///
     /// # Errors
@@ -298,7 +357,7 @@ impl Postgres {
     /// It did not answer in time.
     pub fn start_again(&mut self) -> Outcome {
         self.stop();
-        self.process = serve(&self.dir, self.uid, self.gid).map_err(|error| error.to_string())?;
+        self.process = serve(&self.programs, &self.dir, self.uid, self.gid).map_err(|error| error.to_string())?;
         self.await_ready()
     }
 

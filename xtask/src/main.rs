@@ -3,6 +3,7 @@
 mod build;
 mod older;
 mod run;
+mod servers;
 mod setup;
 mod sources;
 mod suites;

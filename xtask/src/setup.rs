@@ -17,7 +17,7 @@ use nix::unistd::Uid;
 
 use crate::{
     run::{self, Outcome},
-    sources,
+    servers, sources,
 };
 
 /// Debian packages that building and testing need, beside those of [`KERNEL_SIDE_PACKAGES`].
@@ -62,7 +62,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "asyncpg==0.30.0",
     "pg8000==1.31.2",
     "psycopg2-binary==2.9.10",
-    "psycopg[binary]==3.2.9",
+    "psycopg[binary]==3.3.9",
     "pyodbc==5.2.0",
     "pytest==8.4.2",
     "SQLAlchemy==2.0.43",
@@ -74,8 +74,8 @@ const PYTHON_SOURCES: &[&str] = &["asyncpg==0.30.0", "pg8000==1.31.2", "psycopg2
 /// Packages for Node, pinned.
 const NODE_PACKAGES: &[&str] = &["pg@8.16.3", "pg-copy-streams@7.0.0", "pg-cursor@2.15.3"];
 
-/// In a virtual environment: an empty file that says that everything is in it.
-const COMPLETE: &str = "complete";
+/// In a directory of what was installed: an empty file that says that everything is in it.
+pub const COMPLETE: &str = "complete";
 
 /// The Python whose virtual environment it is.
 const PYTHON: &str = "/usr/bin/python3";
@@ -200,7 +200,8 @@ pub fn setup() -> Outcome {
     link("venv", &venv()?)?;
     link("python-sources", &python_sources()?)?;
     link("node", &node_packages()?)?;
-    link("regress", &regression_tests()?)
+    link("regress", &regression_tests()?)?;
+    servers::link_all()
 }
 
 /// What is not there.
@@ -212,6 +213,7 @@ struct Missing {
     python_sources: bool,
     node: bool,
     regress: bool,
+    servers: Vec<&'static str>,
 }
 
 impl Missing {
@@ -233,6 +235,7 @@ impl Missing {
             python_sources: !python_sources()?.join(COMPLETE).is_file(),
             node: !node_packages()?.join(COMPLETE).is_file(),
             regress: !regression_tests()?.is_dir(),
+            servers: servers::missing()?,
         })
     }
 
@@ -244,6 +247,7 @@ impl Missing {
             || self.python_sources
             || self.node
             || self.regress
+            || !self.servers.is_empty()
     }
 
     fn install(&self, toolchain: &Toolchain) -> Outcome {
@@ -269,7 +273,7 @@ impl Missing {
         if self.regress {
             sources::regression_tests(&regression_tests()?)?;
         }
-        Ok(())
+        self.servers.iter().try_for_each(|version| servers::install(version))
     }
 }
 
@@ -430,23 +434,27 @@ fn install_node() -> Outcome {
 }
 
 /// A directory with nothing of an earlier try in it.
-fn begin(dir: &Path) -> Outcome {
+pub fn begin(dir: &Path) -> Outcome {
     let _ = fs::remove_dir_all(dir);
     fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))
 }
 
-fn complete(dir: &Path) -> Outcome {
+/// Says that all of a directory is there.
+///
+/// # Errors
+/// It cannot be written to.
+pub fn complete(dir: &Path) -> Outcome {
     fs::write(dir.join(COMPLETE), "").map_err(|error| format!("{}: {error}", dir.display()))
 }
 
 /// The tests find what all checkouts share by links beside themselves, in `target/tools`, however they are started.
-fn link(name: &str, to: &Path) -> Outcome {
+pub fn link(name: &str, to: &Path) -> Outcome {
     let link = run::target().join("tools").join(name);
     if fs::read_link(&link).is_ok_and(|there| there == to) {
         return Ok(());
     }
     // Made aside and moved into place, because another setup may be doing the same.
-    let aside = link.with_extension(std::process::id().to_string());
+    let aside = link.with_file_name(format!("{name}.{}", std::process::id()));
     let replace = || {
         fs::create_dir_all(run::target().join("tools"))?;
         if link.is_dir() && !link.is_symlink() {

@@ -94,6 +94,7 @@ const ALARMS: &[&str] = &[
     "kernel-side-removed",
     "kernel-losses",
     "lost-at-restart",
+    "proxy-overstepped",
     "clock-step",
     "name-failed",
     "log-repaired",

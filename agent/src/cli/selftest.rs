@@ -59,6 +59,9 @@ pub struct Options {
     /// Its Unix socket.
     #[arg(long)]
     socket: Option<PathBuf>,
+    /// It is to be tried by other names, too.
+    #[arg(long)]
+    by_any_name: bool,
 }
 
 /// Makes the attempts, and prints them as JSON for the warden.
@@ -71,6 +74,7 @@ pub fn attempt(options: &Options, out: &mut Out) -> Result<(), Failure> {
         .open(options.cgroup.join("cgroup.procs"))
         .and_then(|mut procs| procs.write_all(b"0"));
     joined.map_err(|error| Failure::wrong(format!("{}: {error}", options.cgroup.display())))?;
-    let canary = Canary { v4: options.v4, v6: options.v6, socket: options.socket.clone() };
+    let Options { v4, v6, by_any_name, .. } = *options;
+    let canary = Canary { v4, v6, socket: options.socket.clone(), by_any_name };
     Ok(out.json(&attempts::all(&canary, options.uid))?)
 }

@@ -5,6 +5,7 @@ use crate::model::Mode;
 use super::{
     Credential, CredentialSource, files,
     section::{Section, Spanned},
+    serve,
 };
 
 /// Reads the credential of a target. The roles that it names go into `roles`.
@@ -77,6 +78,8 @@ fn one(section: Section<'_>, user: &str, roles: &mut Vec<Spanned<String>>) -> Op
         }
         password.close();
     }
+    let given = ["cert", "key"].map(|key| section.item(key).is_some());
+    let certificate = if given.contains(&true) { serve::certificate(&section, user) } else { None };
     section.close();
-    Some(Credential { role: role.map(|role| role.value), user: login?.value, password_file })
+    Some(Credential { role: role.map(|role| role.value), user: login?.value, password_file, certificate })
 }

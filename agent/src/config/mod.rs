@@ -21,6 +21,7 @@ mod network;
 mod overlap;
 mod role;
 mod section;
+mod serve;
 mod target;
 
 pub use address::AddressError;
@@ -177,14 +178,17 @@ pub struct Target {
     pub sockets: Vec<PathBuf>,
     /// How the agent reaches the target.
     pub tls: UpstreamTls,
-    /// What the agent presents to clients that ask for TLS; `None`: a certificate from its own authority.
-    pub serve: Option<Serve>,
+    /// What the agent presents to clients, and asks them for.
+    pub serve: Serve,
     /// How the agent logs in.
     pub credential: CredentialSource,
     /// Columns that are masked.
     pub columns: Vec<ColumnRule>,
     /// When a record counts as kept. Default [`Durability::Batched`].
     pub durability: Durability,
+    /// What the target sees as the session's `application_name`. Default [`ApplicationName::Identity`], and
+    /// [`ApplicationName::Client`] where the client's own login is relayed.
+    pub application_name: ApplicationName,
 }
 
 impl Target {
@@ -197,11 +201,12 @@ impl Target {
             mode: Mode::Enforce,
             addresses,
             sockets: Vec::new(),
-            tls: UpstreamTls { mode: TlsMode::Disable, ca: None, name: None },
-            serve: None,
+            tls: UpstreamTls::new(TlsMode::Disable),
+            serve: Serve::default(),
             credential: CredentialSource::Client,
             columns: Vec::new(),
             durability: Durability::Batched,
+            application_name: ApplicationName::Client,
         }
     }
 
@@ -243,6 +248,46 @@ pub struct UpstreamTls {
     pub ca: Option<PathBuf>,
     /// Name expected in the server's certificate; default: the host name of the address, or the address.
     pub name: Option<String>,
+    /// How TLS begins. Default [`TlsNegotiation::Request`].
+    pub negotiation: TlsNegotiation,
+    /// Whether the login must be bound to the TLS connection. Default: it is where the server offers that.
+    pub channel_binding: ChannelBinding,
+}
+
+impl UpstreamTls {
+    /// A mode, and all else by default.
+    #[must_use]
+    pub fn new(mode: TlsMode) -> Self {
+        let (negotiation, channel_binding) = (TlsNegotiation::Request, ChannelBinding::Prefer);
+        Self { mode, ca: None, name: None, negotiation, channel_binding }
+    }
+}
+
+/// As `sslnegotiation` of libpq.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsNegotiation {
+    /// The server is asked in plaintext whether it offers TLS.
+    Request,
+    /// The first byte is TLS: PostgreSQL 17 and later.
+    Direct,
+}
+
+/// As `channel_binding` of libpq.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// Where the server offers it.
+    Prefer,
+    /// There is no login without it.
+    Require,
+}
+
+/// What the target sees as a session's `application_name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplicationName {
+    /// `postern:ROLE:SESSION`
+    Identity,
+    /// What the client says.
+    Client,
 }
 
 /// As `sslmode` of libpq.
@@ -258,13 +303,40 @@ pub enum TlsMode {
     VerifyFull,
 }
 
-/// `serve = { cert = …, key = … }`
-#[derive(Clone, Debug)]
+/// `serve = { cert = …, key = …, user = …, password = … }`
+#[derive(Clone, Debug, Default)]
 pub struct Serve {
+    /// What the agent presents to clients that ask for TLS; `None`: a certificate from its own authority.
+    pub certificate: Option<Certificate>,
+    /// Clients are asked for this; `None`: they are asked for nothing.
+    pub password: Option<Placeholder>,
+}
+
+/// A certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
     /// Certificate chain (PEM).
     pub cert: PathBuf,
     /// Private key (PEM), readable by root (or the agent's user) only.
     pub key: PathBuf,
+}
+
+/// What clients prove that insist on authentication. It is no secret: who knows it and is not permitted gains nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placeholder {
+    /// The only user that there is; `None`: whichever the client names.
+    pub user: Option<String>,
+    /// The password.
+    pub password: PlaceholderPassword,
+}
+
+/// Where a placeholder password is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlaceholderPassword {
+    /// In the configuration.
+    Plain(String),
+    /// In a file (one trailing newline is dropped).
+    File(PathBuf),
 }
 
 /// `credential = …`
@@ -285,6 +357,8 @@ pub struct Credential {
     pub user: String,
     /// File with the password (one trailing newline is dropped); `None`: the target asks for none.
     pub password_file: Option<PathBuf>,
+    /// What the agent shows a target that asks for a client's certificate.
+    pub certificate: Option<Certificate>,
 }
 
 /// An entry of `[target.columns]`: `"database.schema.table.column" = { class = …, mask = … }`

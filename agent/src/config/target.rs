@@ -3,8 +3,10 @@
 use crate::model::Mode;
 
 use super::{
-    Address, Durability, Serve, Target, TlsMode, UpstreamTls, columns, credential, files,
-    section::{Section, Spanned},
+    Address, ApplicationName, ChannelBinding, CredentialSource, Durability, Target, TlsMode, TlsNegotiation,
+    UpstreamTls, columns, credential, files,
+    section::{Section, Span, Spanned},
+    serve,
 };
 
 /// Path of a Unix socket: what fits into the kernel's address, without the final zero.
@@ -50,15 +52,28 @@ fn one(mut section: Section<'_>, protocols: &[&str], user: &str) -> Read {
     let addresses = addresses(&section);
     let sockets = sockets(&section);
     let tls = tls(&section);
-    let serve = serve(&section, user);
+    let serve = serve::read(&section, user);
     let mut roles = Vec::new();
     let credential = credential::read(&section, mode, user, &mut roles);
+    if matches!(credential, Some(CredentialSource::Client))
+        && serve.password.is_some()
+        && let Some(item) = section.item("serve")
+    {
+        let what = format!("password in serve of {} is not used: the client's own login is relayed", section.name);
+        section.fault(&item.span, what, "remove password, or give the agent a login of its own");
+    }
     let columns = columns::read(&section);
     let durability = section.choice("durability", &[("strict", Durability::Strict), ("batched", Durability::Batched)]);
+    let names = [("identity", ApplicationName::Identity), ("client", ApplicationName::Client)];
+    let application_name = section.choice("application_name", &names);
     section.close();
 
     let target =
         name.as_ref().zip(protocol).zip(tls).zip(credential).map(|(((name, protocol), tls), credential)| Target {
+            application_name: application_name.unwrap_or(match credential {
+                CredentialSource::Agent(_) => ApplicationName::Identity,
+                CredentialSource::Client => ApplicationName::Client,
+            }),
             name: name.value.clone(),
             protocol: protocol.value,
             mode,
@@ -128,19 +143,42 @@ fn tls(target: &Section<'_>) -> Option<UpstreamTls> {
     let mode = section.choice("mode", &modes);
     let ca = section.path("ca");
     let name = section.text("name");
+    let negotiations = [("request", TlsNegotiation::Request), ("direct", TlsNegotiation::Direct)];
+    let negotiation = section.choice("negotiation", &negotiations);
+    let bindings = [("prefer", ChannelBinding::Prefer), ("require", ChannelBinding::Require)];
+    let channel_binding = section.choice("channel_binding", &bindings);
     if let Some(ca) = &ca {
         files::certificate(section.report, "the authority file", &ca.value, &ca.span);
     }
     let mode = if given { mode } else { Some(TlsMode::VerifyFull) };
     if let Some(mode) = mode {
         agree(&section, mode, ca.as_ref().map(|ca| &ca.span), name.as_ref().map(|name| &name.span));
+        for key in ["negotiation", "channel_binding"] {
+            without_tls(&section, mode, key);
+        }
     }
     section.close();
-    Some(UpstreamTls { mode: mode?, ca: ca.map(|ca| ca.value), name: name.map(|name| name.value) })
+    Some(UpstreamTls {
+        ca: ca.map(|ca| ca.value),
+        name: name.map(|name| name.value),
+        negotiation: negotiation.unwrap_or(TlsNegotiation::Request),
+        channel_binding: channel_binding.unwrap_or(ChannelBinding::Prefer),
+        ..UpstreamTls::new(mode?)
+    })
+}
+
+/// What is about TLS means nothing without.
+fn without_tls(section: &Section<'_>, mode: TlsMode, key: &'static str) {
+    if mode == TlsMode::Disable
+        && let Some(item) = section.item(key)
+    {
+        let what = format!("{key} in {} is not used: its mode is disable", section.name);
+        section.fault(&item.span, what, format!("write mode = \"verify-full\", or remove {key}"));
+    }
 }
 
 /// What is checked needs what it is checked against; what is not checked must not look as if it were.
-fn agree(section: &Section<'_>, mode: TlsMode, ca: Option<&super::section::Span>, name: Option<&super::section::Span>) {
+fn agree(section: &Section<'_>, mode: TlsMode, ca: Option<&Span>, name: Option<&Span>) {
     let verifies = matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
     if verifies && !section.has("ca") {
         let what = format!("{} verifies the server's certificate, but has no ca", section.name);
@@ -154,18 +192,4 @@ fn agree(section: &Section<'_>, mode: TlsMode, ca: Option<&super::section::Span>
         let what = format!("name in {} is not used: its mode verifies no name", section.name);
         section.fault(span, what, "write mode = \"verify-full\", or remove name");
     }
-}
-
-fn serve(target: &Section<'_>, user: &str) -> Option<Serve> {
-    let section = target.section("serve")?;
-    let cert = section.required("cert", "\"/…/server.crt\"").and_then(|text| section.absolute("cert", text));
-    let key = section.required("key", "\"/…/server.key\"").and_then(|text| section.absolute("key", text));
-    if let Some(cert) = &cert {
-        files::certificate(section.report, "the certificate file", &cert.value, &cert.span);
-    }
-    if let Some(key) = &key {
-        files::key(section.report, "the key file", &key.value, &key.span, Some(user));
-    }
-    section.close();
-    Some(Serve { cert: cert?.value, key: key?.value })
 }

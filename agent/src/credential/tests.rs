@@ -28,6 +28,7 @@ fn the_first_login_for_any_of_the_roles_serves() {
         role: role.map(Into::into),
         user: user.into(),
         password_file: None,
+        certificate: None,
     };
     let logins = [login(Some("reader"), "app_ro"), login(Some("writer"), "app_rw"), login(None, "app")];
     let user = |roles: &[&str]| {

@@ -104,6 +104,16 @@ pub struct Login {
     pub user: String,
     /// Password; `None`: the target asks for none.
     pub password: Option<Zeroizing<Vec<u8>>>,
+    /// For a target that asks for a client's certificate.
+    pub certificate: Option<KeyPair>,
+}
+
+/// A certificate chain and its private key (PEM). Has no `Debug` either.
+pub struct KeyPair {
+    /// The chain.
+    pub chain: Zeroizing<Vec<u8>>,
+    /// The key.
+    pub key: Zeroizing<Vec<u8>>,
 }
 
 /// An accepted and identified connection, handed to the protocol of its target with its socket.

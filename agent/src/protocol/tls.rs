@@ -6,19 +6,19 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor, verify_server_name,
-    },
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
-    server::ParsedCertificate,
+    ClientConfig, ServerConfig, SignatureScheme,
+    client::ResolvesClientCert,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    sign::CertifiedKey,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -26,22 +26,51 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+pub use self::failure::{Failure, Peer, failure};
+use self::verify::{Trusted, Verification, Verifier};
 use crate::config::TlsMode;
+
+mod binding;
+mod failure;
+mod verify;
 
 /// A connection, in plaintext or not.
 pub enum Stream {
     /// Plaintext.
     Plain(TcpStream),
     /// TLS, of either side.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Encrypted>),
+}
+
+/// A connection with TLS.
+pub struct Encrypted {
+    stream: TlsStream<TcpStream>,
+    end_point: Option<Vec<u8>>,
+    asked: bool,
 }
 
 impl Stream {
+    /// What a login is bound to by `tls-server-end-point` (RFC 5929): the hash of the server's certificate. None without TLS, or if
+    /// the certificate's signature has no hash of its own.
+    #[must_use]
+    pub fn end_point(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(encrypted) => encrypted.end_point.as_deref(),
+        }
+    }
+
+    /// Whether a server has asked for a client's certificate.
+    #[must_use]
+    pub fn asked_for_certificate(&self) -> bool {
+        matches!(self, Self::Tls(encrypted) if encrypted.asked)
+    }
+
     /// Version and cipher suite, if it is TLS.
     #[must_use]
     pub fn tls(&self) -> Option<String> {
-        let Self::Tls(stream) = self else { return None };
-        let (_, state) = stream.get_ref();
+        let Self::Tls(encrypted) = self else { return None };
+        let (_, state) = encrypted.stream.get_ref();
         let version = state.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
         let suite = state.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
         Some(format!("{version} {suite}"))
@@ -52,7 +81,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_read(context, buffer),
         }
     }
 }
@@ -61,7 +90,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_write(context, bytes),
         }
     }
 
@@ -72,28 +101,28 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_write_vectored(context, pieces),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Tls(encrypted) => encrypted.stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_shutdown(context),
         }
     }
 }
@@ -110,41 +139,90 @@ pub enum TlsError {
     /// The name to expect is none.
     #[error("\"{0}\" is not a name that a certificate can have")]
     Name(String),
+    /// TLS without a request for it, and without saying (ALPN) which protocol is within.
+    #[error("TLS began without a request, and without the protocol's name (ALPN)")]
+    Unnamed,
     /// The handshake failed.
-    #[error("the TLS handshake failed: {0}")]
-    Handshake(#[from] io::Error),
+    #[error("{0}")]
+    Handshake(Failure),
+    /// The system gives no random bytes.
+    #[error("there are no random bytes")]
+    Random,
 }
 
-/// Accepts TLS from a client with a certificate chain and key (PEM).
+/// A certificate chain and its private key (PEM).
+#[derive(Clone, Copy)]
+pub struct Pem<'a> {
+    /// The chain.
+    pub chain: &'a [u8],
+    /// The key.
+    pub key: &'a [u8],
+}
+
+impl Pem<'_> {
+    fn read(self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let chain = certificates(self.chain).map_err(|error| TlsError::Material("the agent's certificate", error))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key);
+        Ok((chain, key.map_err(|error| TlsError::Material("the agent's private key", error.to_string()))?))
+    }
+}
+
+/// How TLS begins, and what is within.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// Name of the protocol (ALPN).
+    pub alpn: &'static [u8],
+    /// Nobody was asked in plaintext: then both sides must name the protocol, since a server of another protocol might
+    /// answer.
+    pub direct: bool,
+}
+
+impl Beginning {
+    fn check(self, agreed: Option<&[u8]>) -> Result<(), TlsError> {
+        if self.direct && agreed != Some(self.alpn) { Err(TlsError::Unnamed) } else { Ok(()) }
+    }
+}
+
+/// Accepts TLS from a client.
 ///
 /// # Errors
 /// [`TlsError`]
-pub async fn accept(stream: TcpStream, chain: &[u8], key: &[u8], alpn: &[u8]) -> Result<Stream, TlsError> {
-    let chain = certificates(chain).map_err(|error| TlsError::Material("the certificate", error))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Material("the private key", error.to_string()))?;
+pub async fn accept(stream: TcpStream, own: Pem<'_>, beginning: Beginning) -> Result<Stream, TlsError> {
+    let (chain, key) = own.read()?;
+    let end_point = chain.first().and_then(|certificate| binding::end_point(certificate));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Material("the TLS configuration", error.to_string()))?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|error| TlsError::Material("the certificate with its key", error.to_string()))?;
-    config.alpn_protocols = vec![alpn.to_vec()];
-    let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
-    Ok(Stream::Tls(Box::new(TlsStream::Server(stream))))
+        .map_err(|error| TlsError::Material("the agent's certificate with its key", error.to_string()))?;
+    config.alpn_protocols = vec![beginning.alpn.to_vec()];
+    let accepted = TlsAcceptor::from(Arc::new(config)).accept(stream).await;
+    let stream = accepted.map_err(|error| TlsError::Handshake(Failure::new(&error, Peer::Client)))?;
+    beginning.check(stream.get_ref().1.alpn_protocol())?;
+    Ok(Stream::Tls(Box::new(Encrypted { stream: TlsStream::Server(stream), end_point, asked: false })))
+}
+
+/// How a target is to be reached with TLS.
+pub struct Target<'a> {
+    /// How far its certificate is verified.
+    pub mode: TlsMode,
+    /// By whom (PEM).
+    pub authorities: Option<&'a [u8]>,
+    /// The name that its certificate is to have.
+    pub name: &'a str,
+    /// What it is shown if it asks for a client's certificate.
+    pub own: Option<Pem<'a>>,
+    /// How it begins.
+    pub beginning: Beginning,
 }
 
 /// Connects with TLS to a target.
 ///
 /// # Errors
 /// [`TlsError`]
-pub async fn connect(
-    stream: TcpStream,
-    mode: TlsMode,
-    authorities: Option<&[u8]>,
-    name: &str,
-    alpn: &[u8],
-) -> Result<Stream, TlsError> {
+pub async fn connect(stream: TcpStream, target: Target<'_>) -> Result<Stream, TlsError> {
+    let Target { mode, authorities, name, own, beginning } = target;
     let server_name = ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -155,11 +233,49 @@ pub async fn connect(
         TlsMode::VerifyCa => Verification::Chain(Trusted::read(authorities)?),
         TlsMode::VerifyFull => Verification::ChainAndName(Trusted::read(authorities)?),
     };
+    let own = match own {
+        Some(own) => {
+            let (chain, key) = own.read()?;
+            let key = CertifiedKey::from_der(chain, key, &provider);
+            let unfit =
+                |error: rustls::Error| TlsError::Material("the agent's certificate with its key", error.to_string());
+            Some(Arc::new(key.map_err(unfit)?))
+        }
+        None => None,
+    };
+    let shown = Arc::new(Shown { own, asked: AtomicBool::new(false) });
     let verifier = Verifier { verification, provider };
-    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-    config.alpn_protocols = vec![alpn.to_vec()];
-    let stream = TlsConnector::from(Arc::new(config)).connect(server_name, stream).await?;
-    Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
+    let mut config = builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesClientCert>);
+    config.alpn_protocols = vec![beginning.alpn.to_vec()];
+    let connected = TlsConnector::from(Arc::new(config)).connect(server_name, stream).await;
+    let stream = connected.map_err(|error| TlsError::Handshake(Failure::new(&error, Peer::Target)))?;
+    let (_, state) = stream.get_ref();
+    beginning.check(state.alpn_protocol())?;
+    let leaf = state.peer_certificates().and_then(<[_]>::first);
+    let end_point = leaf.and_then(|certificate| binding::end_point(certificate));
+    let asked = shown.asked.load(Ordering::Relaxed);
+    Ok(Stream::Tls(Box::new(Encrypted { stream: TlsStream::Client(stream), end_point, asked })))
+}
+
+/// The certificate for a target that asks for one, and whether it did.
+#[derive(Debug)]
+struct Shown {
+    own: Option<Arc<CertifiedKey>>,
+    asked: AtomicBool,
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.own.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.own.is_some()
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -172,9 +288,8 @@ fn provider() -> Arc<CryptoProvider> {
 /// The system has none to give.
 pub fn random<const N: usize>() -> Result<[u8; N], TlsError> {
     let mut bytes = [0; N];
-    let failed = |_| TlsError::Handshake(io::Error::other("no random bytes"));
-    rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    let filled = rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes);
+    filled.map(|()| bytes).map_err(|_| TlsError::Random)
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -183,89 +298,5 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     if certificates.is_empty() { Err("it holds no certificate".into()) } else { Ok(certificates) }
 }
 
-/// What the operator trusts.
-#[derive(Debug)]
-struct Trusted {
-    roots: RootCertStore,
-    certificates: Vec<CertificateDer<'static>>,
-}
-
-impl Trusted {
-    fn read(pem: Option<&[u8]>) -> Result<Self, TlsError> {
-        let failed = |error| TlsError::Material("the target's authority", error);
-        let certificates = certificates(pem.ok_or(TlsError::NoAuthority)?).map_err(failed)?;
-        let mut roots = RootCertStore::empty();
-        for certificate in &certificates {
-            roots.add(certificate.clone()).map_err(|error| failed(error.to_string()))?;
-        }
-        Ok(Self { roots, certificates })
-    }
-}
-
-/// How far a server's certificate is verified.
-#[derive(Debug)]
-enum Verification {
-    /// Any certificate: the connection is private towards those who only listen.
-    None,
-    /// A certificate of a known authority, for whatever name.
-    Chain(Trusted),
-    /// And for this name.
-    ChainAndName(Trusted),
-}
-
-/// Verifies as the `sslmode`s of libpq do. Signatures of the handshake are verified in every mode.
-#[derive(Debug)]
-struct Verifier {
-    verification: Verification,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let (trusted, by_name) = match &self.verification {
-            Verification::None => return Ok(ServerCertVerified::assertion()),
-            Verification::Chain(trusted) => (trusted, false),
-            Verification::ChainAndName(trusted) => (trusted, true),
-        };
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        // A self-signed certificate is its own authority, which the library would take for a mistake: the very certificate
-        // that the operator named needs no chain.
-        if !trusted.certificates.iter().any(|named| named == end_entity) {
-            verify_server_cert_signed_by_trust_anchor(&certificate, &trusted.roots, intermediates, now, algorithms)?;
-        }
-        if by_name {
-            verify_server_name(&certificate, server_name)?;
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
+#[cfg(test)]
+mod tests;

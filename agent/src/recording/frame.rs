@@ -81,6 +81,7 @@ impl Kind {
             Event::CancelRequested { .. } => return Self::CANCEL_REQUESTED,
             Event::Coverage { .. } => 32,
             Event::Unexplained { .. } => 33,
+            Event::ProxyOverstepped { .. } => 34,
         })
     }
 

@@ -131,6 +131,14 @@ pub enum Event {
         /// How often a word to the warden found no room.
         ring_buffer_lost: u64,
     },
+    /// A process that has handed its place over asked the warden for more than its open sessions need, for the first time. It was
+    /// refused.
+    ProxyOverstepped {
+        /// Its pid.
+        pid: i32,
+        /// What it asked for.
+        asked: String,
+    },
     /// The host's clock was set. Times of records before and after do not compare.
     ClockStep {
         /// By how much, in microseconds; below zero: backwards.

@@ -67,6 +67,8 @@ pub struct Canary {
     pub v6: Option<SocketAddr>,
     /// Its Unix socket, where the kernel refuses connections to any.
     pub socket: Option<PathBuf>,
+    /// Whether it refuses them by what name soever.
+    pub by_any_name: bool,
 }
 
 /// What an attempt sends, by its place in the list: the canary knows by it what arrived.

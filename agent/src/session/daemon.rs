@@ -110,6 +110,7 @@ pub async fn run(
     if kernel_side.configuration != enforced {
         return Err(ProxyError::OtherConfiguration);
     }
+    warden.prepare().await?;
     // What could fail has not, so a predecessor may give up the log.
     let handover = Handover::new(launch);
     let log = open_log(Options::new(&agent.state_dir), predecessor.clone()).await?;

@@ -38,7 +38,7 @@ use crate::{
     identity,
     model::{Boxed, Denial, Flow, Liveness, Principal, Process, Subject},
     policy::Reloadable,
-    protocol::{self, Connection, Host, HostError, Login, ca::Authority},
+    protocol::{self, Connection, Host, HostError, KeyPair, Login, ca::Authority},
     recording::{self, Append, Event, Recorder},
     target::{Change, Found, Keeper, Targets},
     warden::{Unidentified, Warden},
@@ -281,7 +281,13 @@ impl Host for Proxy {
                 }
                 None => None,
             };
-            Ok(Login { user: chosen.user.clone(), password })
+            let certificate = match &chosen.certificate {
+                Some(files) => {
+                    Some(KeyPair { chain: self.read(&files.cert).await?, key: self.read(&files.key).await? })
+                }
+                None => None,
+            };
+            Ok(Login { user: chosen.user.clone(), password, certificate })
         })
     }
 

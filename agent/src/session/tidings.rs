@@ -25,6 +25,11 @@ impl Proxy {
                 Tidings::Left { netns } => drop(accepting.remove(&netns)),
                 Tidings::Succeeded => self.let_go(std::mem::take(&mut accepting)).await,
                 Tidings::Older(older) => self.record_older(older),
+                Tidings::Overstepped { pid, asked } => {
+                    if let Err(error) = self.log.append(&Event::ProxyOverstepped { pid, asked }) {
+                        tracing::error!(%error, "what a process before this one has asked for could not be recorded");
+                    }
+                }
             }
         }
     }

@@ -1,13 +1,15 @@
-//! Whether the proxy will be able to read what it reads by itself: the policies. A proxy that ends at once for want of a
-//! permission would leave the host closed, and its operator with a puzzle.
+//! What permissions let a user do. The proxy must be able to read what it reads by itself, the policies: one that ends at once for
+//! want of a permission would leave the host closed, and its operator with a puzzle. Nobody in scope should be able to connect to
+//! a listed Unix socket, where the kernel side cannot refuse all that lead there.
 //!
-//! *Invariant:* this is a courtesy, no protection: the kernel decides, when the proxy opens a file.
+//! *Invariant:* nothing is allowed here: the kernel decides, when a file is opened. What is said to be closed is closed by each
+//! of the user's groups, and by no access list.
 
 use std::{
     ffi::CString,
     fs::{self, Metadata},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +18,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 use super::{host::AgentUser, sys};
 
 const READ: u32 = 0o4;
+const WRITE: u32 = 0o2;
 const SEARCH: u32 = 0o1;
 
 /// Refuses a directory of policies that the agent's user could not read, with all `*.cedar` in it.
@@ -34,6 +37,23 @@ pub(super) fn check_policies(directory: &Path, user: AgentUser) -> Result<(), Ac
         }
     }
     Ok(())
+}
+
+/// Whether the permissions of a socket, or of a directory that leads to it, keep all of these users from connecting to it. One
+/// that is not there may be made with any, so that only the directories count.
+pub(super) fn is_closed_to(socket: &Path, users: &[AgentUser]) -> bool {
+    let Ok(directory) = socket.parent().unwrap_or(Path::new("/")).canonicalize() else { return false };
+    let closed = |path: &Path, needed: u32, user: &Reader| {
+        // Not followed: a link in the socket's place would be somebody else's file.
+        fs::symlink_metadata(path).is_ok_and(|found| {
+            // Whoever owns it can change it.
+            found.uid() != user.uid.as_raw() && !permits(&found, needed, user) && !sys::has_access_list(path)
+        })
+    };
+    users.iter().map(|user| Reader::new(*user)).all(|user| {
+        let is_socket = fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket());
+        is_socket && closed(socket, WRITE, &user) || directory.ancestors().any(|above| closed(above, SEARCH, &user))
+    })
 }
 
 /// A user with all groups that a service manager would give it.
@@ -141,6 +161,38 @@ mod tests {
             mode(&file, file_mode);
             let expected = expected.map(|(path, remedy)| (path.canonicalize().unwrap(), remedy));
             assert_eq!(denied(), expected, "{dir_mode:o} {policies_mode:o} {file_mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_closed_to_those_whom_it_or_a_directory_keeps_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let path = inner.join("socket");
+        let group = AgentUser { gid: Gid::from_raw(fs::metadata(dir.path()).unwrap().gid()), ..STRANGER };
+        let owner = AgentUser { uid: Uid::from_raw(fs::metadata(dir.path()).unwrap().uid()), ..STRANGER };
+        let closed = |modes: [u32; 2], users: &[AgentUser]| {
+            mode(dir.path(), modes[0]);
+            let _ = path.exists().then(|| mode(&path, modes[1]));
+            is_closed_to(&path, users)
+        };
+        mode(&inner, 0o755);
+        // It is not there yet.
+        assert!(!closed([0o755, 0], &[STRANGER]) && closed([0o750, 0], &[STRANGER]));
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        for (modes, stranger, of_the_group) in [
+            ([0o755, 0o777], false, false),
+            ([0o755, 0o775], true, false),
+            ([0o755, 0o755], true, true),
+            ([0o750, 0o777], true, false),
+            ([0o700, 0o777], true, true),
+            ([0o750, 0o770], true, false),
+        ] {
+            assert_eq!(closed(modes, &[STRANGER]), stranger, "{modes:?}");
+            assert_eq!(closed(modes, &[group]), of_the_group, "{modes:?}");
+            assert_eq!(closed(modes, &[STRANGER, group]), of_the_group, "{modes:?}");
+            assert!(!closed(modes, &[owner]) && !closed(modes, &[STRANGER, owner]), "{modes:?}");
         }
     }
 

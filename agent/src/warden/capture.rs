@@ -27,14 +27,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{info, warn};
 
 use super::{
+    access, by_name,
     destinations::{Destinations, ProtectError},
     features::{self, CONNECT_UNIX, Found, Selection, State},
-    host::HostError,
+    host::{AgentUser, HostError},
     interfaces::Interfaces,
     ledger::Ledger,
     pins::{self, Loaded},
     scope::{self, Scope, ScopeError},
-    sockets::Sockets,
+    sockets::{Known, Sockets},
     sys::{self, Plain},
     types,
 };
@@ -61,8 +62,8 @@ pub(super) struct Capture {
     ledger_id: u32,
     configuration: String,
     sockets: Mutex<Sockets>,
-    /// Whether connections to them are refused.
-    unix: bool,
+    /// Users in scope, if these are all who are.
+    users: Option<Vec<AgentUser>>,
     /// `None` where the kernel takes no programs on interfaces.
     interfaces: Option<Arc<Interfaces>>,
     scope: Scope,
@@ -118,6 +119,7 @@ impl Capture {
             loader.map_pin_path(map.name, directory.join(map.name));
         }
         let mut kernel = loader.load(OBJECT).map_err(Box::new)?;
+        let by_name = by_name::load(OBJECT, &kernel, &offsets.0);
         let mut logger = EbpfLogger::init(&mut kernel).map_err(|error| CaptureError::Logger(error.to_string()))?;
         let log = KernelLog {
             readable: logger.as_fd().try_clone_to_owned().map_err(|error| CaptureError::Logger(error.to_string()))?,
@@ -140,15 +142,22 @@ impl Capture {
         }
         settings.set(0, Plain(closed), 0)?;
 
-        let Selection { programs, features } = features::select(&mut kernel, &types()?, &config.agent.runtime_dir)?;
+        let Selection { programs, by_name, features } =
+            features::select(&mut kernel, by_name, &types()?, &config.agent.runtime_dir)?;
         features::demand(&features)?;
         for found in features.iter().filter(|found| found.state != State::Present) {
             warn!(feature = found.name, lost = found.lost, "this kernel lacks something; `postern doctor` tells more");
         }
-        let sockets = Sockets::new(map(&mut kernel, "SOCKETS")?, &config.targets)?;
-        let unix = features.iter().any(|found| found.name == CONNECT_UNIX.name && found.state == State::Present);
-        let adopted = pins::attach(&mut kernel, &programs, &directory, cgroup)?;
-        let programs = pins::loaded(&kernel, &programs)?;
+        let known = match features.iter().find(|found| found.name == CONNECT_UNIX.name).map(|found| found.state) {
+            Some(State::Present) => Known::ByPlace,
+            Some(State::Replaced) => Known::ByName,
+            Some(State::Missing) | None => Known::Not,
+        };
+        let mut sockets = Sockets::new(map(&mut kernel, "SOCKETS")?, &config.targets, known)?;
+        // What cannot be found now is looked for again, and told, later.
+        sockets.look();
+        let adopted = pins::attach(&mut kernel, &programs, &directory, cgroup, by_name.as_ref())?;
+        let programs = pins::loaded(&kernel, &programs, &directory)?;
         let interfaces = match programs.iter().find_map(Loaded::on_interfaces) {
             Some((way, id)) => {
                 let program = (pins::descriptor(&kernel, "interface")?, id);
@@ -168,28 +177,32 @@ impl Capture {
             pins = %directory.display(),
             "the kernel side is in force at the root of the cgroup hierarchy"
         );
-        let capture = Self {
-            listeners: Mutex::new(listeners),
-            counters: map(&mut kernel, "COUNTERS")?,
-            processes: RwLock::new(map(&mut kernel, "PROCESSES")?),
-            flows: map(&mut kernel, "FLOWS")?,
-            marks: Mutex::new(map(&mut kernel, "MARKS")?),
-            destinations: Mutex::new(destinations),
-            ledger: Mutex::new(Ledger::new(&mut kernel)?),
-            programs,
-            adopted,
-            configuration: config.enforced(),
-            // The kernel gives no two maps of one boot the same id.
-            ledger_id: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
-            sockets: Mutex::new(sockets),
-            unix,
-            interfaces,
-            scope: Scope::open(closed.scope, &directory)?,
-            cgroup: cgroup.try_clone_to_owned().map_err(|error| CaptureError::Directory(directory.clone(), error))?,
-            directory,
-        };
-        capture.open_sockets();
-        Ok((capture, log, map(&mut kernel, "UNSERVED")?))
+        Ok((
+            Self {
+                listeners: Mutex::new(listeners),
+                counters: map(&mut kernel, "COUNTERS")?,
+                processes: RwLock::new(map(&mut kernel, "PROCESSES")?),
+                flows: map(&mut kernel, "FLOWS")?,
+                marks: Mutex::new(map(&mut kernel, "MARKS")?),
+                destinations: Mutex::new(destinations),
+                ledger: Mutex::new(Ledger::new(&mut kernel)?),
+                programs,
+                adopted,
+                configuration: config.enforced(),
+                // The kernel gives no two maps of one boot the same id.
+                ledger_id: MapInfo::from_pin(directory.join("LEDGER"))?.id(),
+                sockets: Mutex::new(sockets),
+                users: scope::only_users(&config.intercept)?,
+                interfaces,
+                scope: Scope::open(closed.scope, &directory)?,
+                cgroup: cgroup
+                    .try_clone_to_owned()
+                    .map_err(|error| CaptureError::Directory(directory.clone(), error))?,
+                directory,
+            },
+            log,
+            map(&mut kernel, "UNSERVED")?,
+        ))
     }
 
     /// Tells the programs where the proxy listens in a network namespace, in place of what listened there until now.
@@ -298,17 +311,16 @@ impl Capture {
     /// The listed Unix sockets that somebody in scope can connect to: for each its target, and why.
     pub(super) fn open_sockets(&self) -> Vec<(u32, String)> {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.unix {
-            return sockets.look();
-        }
-        let why = |path: &Path| format!("{}: this kernel does not refuse connections to it", path.display());
-        sockets.listed().map(|(target, path)| (target, why(path))).collect()
+        sockets.open(|path| self.users.as_ref().is_some_and(|users| access::is_closed_to(path, users)))
     }
 
-    /// Protects the self-test's socket, none once it is over. False where the kernel refuses none.
-    pub(super) fn protect_canary_socket(&self, path: Option<PathBuf>) -> bool {
+    /// Protects the self-test's socket, none once it is over. Gives how it is known.
+    pub(super) fn protect_canary_socket(&self, path: Option<PathBuf>) -> Known {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        self.unix && !sockets.protect_canary(path).iter().any(|(target, _)| *target == CANARY)
+        match sockets.protect_canary(path).iter().any(|(target, _)| *target == CANARY) {
+            true => Known::Not,
+            false => sockets.known(),
+        }
     }
 
     /// The programs that are no longer in force: somebody with the right to do so has detached or replaced them.
@@ -373,7 +385,8 @@ fn forget_all(listeners: &mut Listeners) -> Result<(), MapError> {
 pub(super) fn features() -> Result<Vec<Found>, CaptureError> {
     let offsets = Plain(offsets()?);
     let mut kernel = loader(&offsets).load(OBJECT).map_err(Box::new)?;
-    features::select(&mut kernel, &types()?, "/run".as_ref()).map(|selection| selection.features)
+    let by_name = by_name::load(OBJECT, &kernel, &offsets.0);
+    features::select(&mut kernel, by_name, &types()?, "/run".as_ref()).map(|selection| selection.features)
 }
 
 /// Where the programs read the kernel's own structures. Of a kernel without such fields they know nothing, and pass no trial.

@@ -89,6 +89,13 @@ pub enum Tidings {
     Succeeded,
     /// A connection that is older than interception was found.
     Older(Older),
+    /// A proxy in whose place this one listens has asked for what is not its own any more.
+    Overstepped {
+        /// Its process id.
+        pid: i32,
+        /// What it has asked.
+        asked: String,
+    },
 }
 
 /// Where redirected connections arrive in a network namespace.
@@ -171,6 +178,14 @@ impl Warden {
     pub async fn gone(&self) {
         // The sender lives as long as `self`, so the only way to return is the value.
         let _ = self.inner.gone.subscribe().wait_for(|gone| *gone).await;
+    }
+
+    /// Finds ports for the listeners, which [`Warden::listen`] then cannot fail for want of. Whoever listens now goes on.
+    ///
+    /// # Errors
+    /// None are free, or the warden is gone.
+    pub async fn prepare(&self) -> Result<(), AskError> {
+        done(self.ask(Call::Prepare, None).await)
     }
 
     /// Takes the listeners, in place of the proxy that has them now, if there is one: it is told. From here on connections wait
@@ -435,6 +450,7 @@ fn news(answer: Answer, descriptors: Vec<OwnedFd>) -> Option<Tidings> {
         Answer::Left { netns } => Some(Tidings::Left { netns }),
         Answer::Succeeded => Some(Tidings::Succeeded),
         Answer::Older(older) => Some(Tidings::Older(older)),
+        Answer::Overstepped { pid, asked } => Some(Tidings::Overstepped { pid, asked }),
         _ => None,
     }
 }

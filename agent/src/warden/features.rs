@@ -3,7 +3,12 @@
 //!
 //! *Invariant:* nothing is put in force here. A kernel that lacks something required is refused before anything is.
 
-use std::{fmt::Write as _, io, os::fd::AsFd as _, path::Path};
+use std::{
+    fmt::Write as _,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 use aya::{
     Btf, Ebpf,
@@ -18,7 +23,8 @@ use super::{
     filters::Filters,
     interfaces::Way,
     pins::{Hook, PROGRAMS, Row},
-    sockets, sys,
+    sockets,
+    sys::{self, AttachType},
 };
 
 /// Index of the loopback interface, in every network namespace.
@@ -86,7 +92,9 @@ pub(super) static CONNECT_UNIX: Feature = Feature {
     name: "connect_unix",
     since: "5.7, with `bpf` among its `lsm=`",
     lost: "whoever the permissions let reaches the listed Unix sockets of targets: `status` says so",
-    lost_with_stand_in: "nothing stands in: a program at `connect` of Unix sockets knows the path only as it is spelt",
+    lost_with_stand_in: "a program at `connect` of Unix sockets (6.7 and later) stands in, which knows the path only as it is \
+                         spelt, and refuses its last name: a link or file of another name, a descriptor, and another root \
+                         directory still lead to a listed socket, and a socket of the same name elsewhere is refused too",
     required: false,
     general: false,
 };
@@ -160,6 +168,8 @@ impl Found {
 pub(super) struct Selection {
     /// In the order of [`PROGRAMS`].
     pub programs: Vec<&'static Row>,
+    /// The one of them that aya does not know.
+    pub by_name: Option<OwnedFd>,
     pub features: Vec<Found>,
 }
 
@@ -167,8 +177,17 @@ pub(super) struct Selection {
 ///
 /// # Errors
 /// It refuses one that is always needed.
-pub(super) fn select(kernel: &mut Ebpf, types: &Btf, below: &Path) -> Result<Selection, CaptureError> {
+pub(super) fn select(
+    kernel: &mut Ebpf,
+    by_name: Result<OwnedFd, ProgramError>,
+    types: &Btf,
+    below: &Path,
+) -> Result<Selection, CaptureError> {
     let mut programs = Vec::new();
+    let (by_name, mut refused) = match by_name {
+        Ok(program) => (Some(program), None),
+        Err(error) => (None, Some(error)),
+    };
     let mut trials: Vec<Trial> = Vec::new();
     for row in &PROGRAMS {
         if let Need::Without(feature) = row.need
@@ -177,10 +196,10 @@ pub(super) fn select(kernel: &mut Ebpf, types: &Btf, below: &Path) -> Result<Sel
             continue;
         }
         let program = kernel.program_mut(row.name).ok_or(CaptureError::Missing(row.name))?;
-        let outcome = load(program, row.hook, types);
         let outcome = match row.hook {
-            Hook::Security(_) => outcome.and_then(|()| on_trial(kernel, row.name, below)),
-            _ => outcome,
+            Hook::Cgroup(AttachType::ConnectUnix) => refused.take().map_or(Ok(()), Err),
+            Hook::Security(_) => load(program, row.hook, types).and_then(|()| on_trial(kernel, row.name, below)),
+            _ => load(program, row.hook, types),
         };
         if let Err(error) = &outcome {
             debug!(program = row.name, %error, "the kernel does not take a program");
@@ -197,7 +216,7 @@ pub(super) fn select(kernel: &mut Ebpf, types: &Btf, below: &Path) -> Result<Sel
             programs.push(row);
         }
     }
-    Ok(Selection { programs, features: trials.iter().map(Trial::found).collect() })
+    Ok(Selection { programs, by_name, features: trials.iter().map(Trial::found).collect() })
 }
 
 /// Refuses a kernel that lacks what the agent does not work without.

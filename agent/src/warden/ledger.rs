@@ -29,6 +29,9 @@ pub(super) struct Ledger {
     rows: HashMap<MapData, Plain<LedgerKey>, LedgerRow>,
     open: HashMap<MapData, Plain<FlowKey>, Plain<FlowRecord>>,
     abandoned: RingBuf<MapData>,
+    /// As they were when the first of them was last asked for: reading all for each message would take each row's time for every
+    /// other row.
+    read: Vec<CoverageRow>,
 }
 
 impl Ledger {
@@ -38,11 +41,20 @@ impl Ledger {
         if let Err(MapError::KeyNotFound) = rows.get(&others, 0) {
             rows.insert(others, [0; COLUMNS as usize], 0)?;
         }
-        Ok(Self { rows, open: map(kernel, "OPEN")?, abandoned: map(kernel, "ABANDONED")? })
+        Ok(Self { rows, open: map(kernel, "OPEN")?, abandoned: map(kernel, "ABANDONED")?, read: Vec::new() })
     }
 
-    /// The rows after `after`, as many as one message holds, and with them what is open of each.
-    pub(super) fn rows(&self, after: Option<LedgerKey>) -> Result<Vec<CoverageRow>, MapError> {
+    /// The rows after `after`, as many as one message holds, and with them what is open of each. Without `after` they are read.
+    pub(super) fn rows(&mut self, after: Option<LedgerKey>) -> Result<Vec<CoverageRow>, MapError> {
+        if after.is_none() {
+            self.read = self.read_rows()?;
+        }
+        let is_later = |row: &&CoverageRow| after.is_none_or(|after| (row.target, row.uid) > (after.target, after.uid));
+        Ok(self.read.iter().filter(is_later).take(ROWS_AT_ONCE).cloned().collect())
+    }
+
+    /// All rows, in their order.
+    fn read_rows(&self) -> Result<Vec<CoverageRow>, MapError> {
         let mut counts: BTreeMap<LedgerKey, LedgerRow> = BTreeMap::new();
         for row in self.rows.iter() {
             let (Plain(key), row) = row?;
@@ -53,8 +65,7 @@ impl Ledger {
             let key = if counts.contains_key(&flow.row()) { flow.row() } else { LEDGER_OTHERS };
             *open.entry(key).or_default() += 1;
         }
-        let later = counts.into_iter().filter(|(key, _)| after.is_none_or(|after| *key > after));
-        Ok(later.take(ROWS_AT_ONCE).map(|(key, row)| of(key, row, open.get(&key).copied().unwrap_or(0))).collect())
+        Ok(counts.into_iter().map(|(key, row)| of(key, row, open.get(&key).copied().unwrap_or(0))).collect())
     }
 
     /// Connects whose record is durable: they are open no longer.

@@ -6,11 +6,13 @@
 //! *Invariant:* only here is `aya` used, and only here are privileges.
 
 mod access;
+mod by_name;
 mod capture;
 mod child;
 mod client;
 mod destinations;
 mod diag;
+mod door;
 mod examine;
 mod features;
 mod filters;

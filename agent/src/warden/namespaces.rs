@@ -205,6 +205,11 @@ impl Namespaces {
         }
     }
 
+    /// Tells the proxy that listens, if there is one.
+    pub(super) fn tell(&self, answer: Answer) {
+        self.news.tell(answer, &[]);
+    }
+
     /// There are new protected addresses, to which there may be connections.
     pub(super) fn look_at_connections(&self) {
         self.changed.store(true, Ordering::SeqCst);

@@ -26,6 +26,7 @@ use aya::{
 use tracing::{debug, warn};
 
 use super::{
+    by_name,
     capture::CaptureError,
     features::{self, Need},
     host::HostError,
@@ -66,7 +67,7 @@ const fn cgroup(name: &'static str, attach_type: AttachType) -> Row {
 }
 
 /// Programs and their hooks, in the order in which they are attached: whoever connects is watched first.
-pub(super) static PROGRAMS: [Row; 19] = [
+pub(super) static PROGRAMS: [Row; 20] = [
     row("prepare_exec", Hook::Tracepoint("sched_prepare_exec"), Need::With(&features::PREPARE_EXEC)),
     row("begin_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
     row("fail_exec", Hook::Probe("begin_new_exec"), Need::Without(&features::PREPARE_EXEC)),
@@ -82,6 +83,7 @@ pub(super) static PROGRAMS: [Row; 19] = [
     cgroup("connect4", AttachType::Connect4),
     cgroup("connect6", AttachType::Connect6),
     row("connect_unix", Hook::Security("unix_stream_connect"), Need::With(&features::CONNECT_UNIX)),
+    row(by_name::NAME, Hook::Cgroup(AttachType::ConnectUnix), Need::Without(&features::CONNECT_UNIX)),
     row("egress", Hook::Cgroup(AttachType::Egress), Need::With(&features::NETNS_COOKIE)),
     row("egress_older", Hook::Cgroup(AttachType::Egress), Need::Without(&features::NETNS_COOKIE)),
     row("interface", Hook::Interfaces(Way::Link), Need::With(&features::TCX)),
@@ -180,20 +182,25 @@ pub(super) fn attach(
     programs: &[&'static Row],
     directory: &Path,
     cgroup: BorrowedFd<'_>,
+    by_name: Option<&OwnedFd>,
 ) -> Result<usize, CaptureError> {
     let mut adopted = 0;
     for Row { name, hook, .. } in programs.iter().copied() {
         let failed = |source| CaptureError::Program { name, source: Box::new(source) };
-        let program = kernel.program_mut(name).ok_or(CaptureError::Missing(name))?;
         if matches!(hook, Hook::Interfaces(_)) {
             continue;
         }
         let pin = directory.join(format!("{LINK}{name}"));
+        let lost = |error| CaptureError::Pin(pin.clone(), error);
         let present = pin.exists();
         adopted += usize::from(present);
         if present && matches!(hook, Hook::Cgroup(_)) {
             let link = sys::pinned(&pin, false).map_err(|error| CaptureError::Pin(pin.clone(), error))?;
-            match sys::update_link(link.as_fd(), program.fd().map_err(failed)?.as_fd()) {
+            let program = match (hook, by_name) {
+                (Hook::Cgroup(AttachType::ConnectUnix), Some(program)) => program.try_clone().map_err(lost)?,
+                _ => descriptor(kernel, name)?,
+            };
+            match sys::update_link(link.as_fd(), program.as_fd()) {
                 Ok(()) => continue,
                 // Somebody with the right to do so has detached it, and left the pin.
                 Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => warn!(name, "a link had been detached"),
@@ -201,15 +208,23 @@ pub(super) fn attach(
             }
         }
         // Attached beside its predecessor, which goes when the new pin takes the place of the old one.
-        let link = attach_program(program, *hook, cgroup).map_err(failed)?;
         // A BPF file system has no names with dots.
         let fresh = directory.join(format!("{LINK}{name}_new"));
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CaptureError::Pin(fresh, error)),
             _ => {}
         }
-        link.pin(&fresh)?;
-        fs::rename(&fresh, &pin).map_err(|error| CaptureError::Pin(pin, error))?;
+        match (hook, by_name) {
+            (Hook::Cgroup(kind @ AttachType::ConnectUnix), Some(program)) => {
+                let link = sys::link_cgroup(program.as_fd(), cgroup, *kind).map_err(lost)?;
+                sys::pin(link.as_fd(), &fresh).map_err(lost)?;
+            }
+            _ => {
+                let program = kernel.program_mut(name).ok_or(CaptureError::Missing(name))?;
+                drop(attach_program(program, *hook, cgroup).map_err(failed)?.pin(&fresh)?);
+            }
+        }
+        fs::rename(&fresh, &pin).map_err(lost)?;
         debug!(name, "attached");
     }
     retire(programs, directory)?;
@@ -289,9 +304,13 @@ pub(super) struct Loaded {
 }
 
 /// The programs of a loaded object that were put in force.
-pub(super) fn loaded(kernel: &Ebpf, programs: &[&'static Row]) -> Result<Vec<Loaded>, CaptureError> {
+pub(super) fn loaded(kernel: &Ebpf, programs: &[&'static Row], directory: &Path) -> Result<Vec<Loaded>, CaptureError> {
     let of = |row: &&'static Row| {
         let (name, hook) = (row.name, row.hook);
+        if let Hook::Cgroup(AttachType::ConnectUnix) = hook {
+            // Behind the link that has just been made or changed.
+            return Ok(Loaded { name, hook, id: linked(directory, name)? });
+        }
         let program = kernel.program(name).ok_or(CaptureError::Missing(name))?;
         let info = program.info().map_err(|source| CaptureError::Program { name, source: Box::new(source) })?;
         Ok(Loaded { name, hook, id: info.id() })
@@ -317,8 +336,7 @@ impl Loaded {
             return Ok(true);
         }
         let pin = directory.join(format!("{LINK}{}", self.name));
-        let link = FdLink::from(PinnedLink::from_pin(&pin)?);
-        let linked = link.info()?.program_id() == self.id;
+        let linked = linked(directory, self.name)? == self.id;
         Ok(linked
             && match self.hook {
                 Hook::Cgroup(kind) => sys::effective_programs(cgroup, kind)
@@ -327,6 +345,12 @@ impl Loaded {
                 Hook::Tracepoint(_) | Hook::Probe(_) | Hook::Security(_) | Hook::Interfaces(_) => true,
             })
     }
+}
+
+/// Id of the program behind a pinned link.
+fn linked(directory: &Path, name: &str) -> Result<u32, CaptureError> {
+    let link = PinnedLink::from_pin(directory.join(format!("{LINK}{name}")))?;
+    Ok(FdLink::from(link).info()?.program_id())
 }
 
 /// What [`uninstall`] has removed.

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::{
     destinations::Place,
-    host::{self, HostError},
+    host::{self, AgentUser, HostError},
     pins::forget,
     sys::Plain,
     units,
@@ -84,6 +84,15 @@ pub(super) fn establish(intercept: &Intercept, cgroup_root: &Path, pins: &Path) 
         replace(&mut cgroups, &BTreeMap::new())?;
     }
     Ok(scope)
+}
+
+/// The users in scope, if nobody is but by being one of them.
+pub(super) fn only_users(intercept: &Intercept) -> Result<Option<Vec<AgentUser>>, ScopeError> {
+    let Members { units, users, cgroups } = &intercept.include;
+    if users.is_empty() || !units.is_empty() || !cgroups.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(users.iter().map(|name| host::user(name, "intercept")).collect::<Result<_, _>>()?))
 }
 
 /// A user who is in scope, with the self-test's cgroup if users do not matter.

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{capture::Capture, scope, sockets::Momentary};
+use super::{
+    capture::Capture,
+    scope,
+    sockets::{Known, Momentary},
+};
 use crate::{
     config::Intercept,
     selftest::{Attempt, Canary, Outcome, place},
@@ -38,11 +42,16 @@ pub(super) fn run(
     let cgroup = Cgroup::make(cgroup_root.join(scope::SELF_TEST)).map_err(SelfTestError::Cgroup)?;
     let uid = scope::somebody_in(intercept)?;
 
-    let canary = Canary { v4: v4.address, v6: v6.as_ref().map(|v6| v6.address), socket: None };
-    let addresses: Vec<SocketAddr> = [Some(canary.v4), canary.v6].into_iter().flatten().collect();
+    let (v4_at, v6_at) = (v4.address, v6.as_ref().map(|v6| v6.address));
+    let addresses: Vec<SocketAddr> = [Some(v4_at), v6_at].into_iter().flatten().collect();
     let _protected = Protected::new(capture, &addresses)?;
-    let refused = capture.protect_canary_socket(Some(socket.path().to_owned()));
-    let canary = Canary { socket: refused.then(|| socket.path().to_owned()), ..canary };
+    let known = capture.protect_canary_socket(Some(socket.path().to_owned()));
+    let canary = Canary {
+        v4: v4_at,
+        v6: v6_at,
+        socket: (known != Known::Not).then(|| socket.path().to_owned()),
+        by_any_name: known == Known::ByPlace,
+    };
     let mut attempts = attempt(&canary, uid, &cgroup)?;
     thread::sleep(ARRIVAL);
     let arrived = [Some(v4), v6].into_iter().flatten().flat_map(|listener| listener.arrived());
@@ -68,6 +77,9 @@ fn attempt(canary: &Canary, uid: u32, cgroup: &Cgroup) -> Result<Vec<Attempt>, S
     }
     if let Some(socket) = &canary.socket {
         command.arg("--socket").arg(socket);
+    }
+    if canary.by_any_name {
+        command.arg("--by-any-name");
     }
     command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(SelfTestError::Child)?;

@@ -2,16 +2,17 @@
 //! threads answer each.
 //!
 //! *Invariant:* whatever the other side sends, it gets no file but those that the configuration names, no mark on a socket
-//! that is connected, and it holds up nobody but itself: messages, descriptors, threads and waiting times are bounded.
+//! that is connected, nothing but what its sessions need once another listens in its place, and it holds up nobody but itself:
+//! messages, descriptors, threads and waiting times are bounded.
 
 use std::{
     collections::BTreeSet,
-    fs::{self, OpenOptions, Permissions},
+    fs::{self, OpenOptions},
     io,
     net::TcpListener,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+        unix::fs::OpenOptionsExt as _,
     },
     path::{Path, PathBuf},
     sync::{
@@ -23,10 +24,7 @@ use std::{
 
 use agent_common::{LANES, LedgerKey};
 use nix::sys::{
-    socket::{
-        AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, listen, setsockopt, shutdown,
-        socket, sockopt,
-    },
+    socket::{Shutdown, SockFlag, accept4, setsockopt, shutdown, sockopt},
     time::TimeVal,
 };
 use tracing::{debug, info, warn};
@@ -34,16 +32,16 @@ use tracing::{debug, info, warn};
 use super::{
     Reason, Unidentified,
     capture::Capture,
-    flow,
+    door, flow,
     host::AgentUser,
-    listen::Pairs,
+    listen::{Bound, Pairs},
     namespaces::Namespaces,
     process::Examiner,
     selftest, sys,
     wire::{self, Answer, Call, MAX_MESSAGE, Request, Response, SOCKET},
 };
 use crate::{
-    config::{Config, CredentialSource, Intercept},
+    config::{Config, Intercept},
     model::{Flow, Process, Surroundings},
 };
 
@@ -88,6 +86,8 @@ struct Proxies {
     listening: Option<Arc<OwnedFd>>,
     /// The one in whose place it does, until that has let go of its listeners.
     before: Option<Arc<OwnedFd>>,
+    /// Those in whose place another listens.
+    succeeded: Vec<Arc<OwnedFd>>,
     /// Process id of the one that listened last, whether or not it is still there.
     serving: Option<i32>,
 }
@@ -111,12 +111,12 @@ impl Server {
         netns: u64,
     ) -> io::Result<Self> {
         let path = config.agent.runtime_dir.join(SOCKET);
-        let listener = Arc::new(listen_for_proxy(&path, user)?);
+        let listener = Arc::new(door::listen(&path, user)?);
         let shared = Arc::new(Shared {
             capture,
             namespaces,
             netns,
-            files: files(config),
+            files: door::files(config),
             targets: config.targets.len(),
             user,
             intercept: config.intercept.clone(),
@@ -153,33 +153,6 @@ impl Drop for Server {
         }
         let _ = fs::remove_file(&self.path);
     }
-}
-
-/// Files that the configuration names and the proxy needs but may not be able to read.
-fn files(config: &Config) -> BTreeSet<PathBuf> {
-    let mut files = BTreeSet::new();
-    for target in &config.targets {
-        files.extend(target.tls.ca.clone());
-        files.extend(target.serve.iter().flat_map(|serve| [serve.cert.clone(), serve.key.clone()]));
-        if let CredentialSource::Agent(credentials) = &target.credential {
-            files.extend(credentials.iter().filter_map(|credential| credential.password_file.clone()));
-        }
-    }
-    files
-}
-
-fn listen_for_proxy(path: &Path, user: AgentUser) -> io::Result<OwnedFd> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    bind(raw(&listener), &UnixAddr::new(path)?)?;
-    // Nobody can connect before `listen`, and nobody but root can replace the name in this directory.
-    fs::set_permissions(path, Permissions::from_mode(0o660))?;
-    chown(path, Some(0), Some(user.gid.as_raw()))?;
-    listen(&listener, Backlog::new(8)?)?;
-    Ok(listener)
 }
 
 impl Shared {
@@ -234,6 +207,8 @@ impl Shared {
             pid: peer.pid(),
             greeted: AtomicBool::new(false),
             listened: AtomicBool::new(false),
+            bound: Mutex::new(None),
+            overstepped: AtomicBool::new(false),
         };
         thread::scope(|scope| {
             for _ in 0..WORKERS {
@@ -243,6 +218,7 @@ impl Shared {
         let listened = {
             let mut proxies = self.proxies();
             proxies.connections.retain(|other| !Arc::ptr_eq(other, connection));
+            proxies.succeeded.retain(|other| !Arc::ptr_eq(other, connection));
             proxies.before.take_if(|before| Arc::ptr_eq(before, connection));
             let listened = proxies.listening.take_if(|listening| Arc::ptr_eq(listening, connection)).is_some();
             // Held meanwhile: what another is given to listen at from now on must stay.
@@ -277,6 +253,10 @@ struct Session<'a> {
     greeted: AtomicBool,
     /// It has asked for listeners: once another has taken its place, it cannot take it back.
     listened: AtomicBool,
+    /// What it is going to listen at. Not marked, nor known to the kernel side, and gone with the connection.
+    bound: Mutex<Option<Bound>>,
+    /// It has asked for what is not its own any more.
+    overstepped: AtomicBool,
 }
 
 impl Session<'_> {
@@ -316,11 +296,15 @@ impl Session<'_> {
             Ok(()) => Answer::Done,
             Err(reason) => Answer::Refused(reason),
         };
+        if !request.call.is_for_sessions() && self.is_succeeded() {
+            return send(self.overstep(&request.call), &[]);
+        }
         match request.call {
             Call::Hello => match self.greet() {
                 Ok(process_map) => send(Answer::Hello(capture.kernel_side()), &[process_map.as_fd()]),
                 Err(error) => send(Answer::Refused(error.to_string()), &[]),
             },
+            Call::Prepare => send(done(self.prepare().map_err(|error| error.to_string())), &[]),
             Call::Listen => match self.listen() {
                 Ok(listeners) => {
                     let handed: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
@@ -380,6 +364,30 @@ impl Session<'_> {
         self.shared.capture.process_map()
     }
 
+    /// Whether another proxy listens in this one's place.
+    fn is_succeeded(&self) -> bool {
+        self.shared.proxies().succeeded.iter().any(|succeeded| Arc::ptr_eq(succeeded, self.connection))
+    }
+
+    /// Refuses what a proxy needs no more. The one that listens records it, once: what was only asked may have been under way.
+    fn overstep(&self, call: &Call) -> Answer {
+        let asked = call.name();
+        if !call.only_asks() && !self.overstepped.swap(true, Ordering::SeqCst) {
+            warn!(
+                pid = self.pid,
+                asked, "a proxy in whose place another listens asks for what is not its own any more"
+            );
+            self.shared.namespaces.tell(Answer::Overstepped { pid: self.pid, asked: asked.into() });
+        }
+        Answer::Refused(format!("another proxy listens in this one's place: no {asked} for it"))
+    }
+
+    /// Finds ports for the listeners.
+    fn prepare(&self) -> io::Result<()> {
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = Some(Bound::new(LANES)?);
+        Ok(())
+    }
+
     /// Makes the listeners. The warden's own descriptors of them are closed with the answer: should the proxy die, they are
     /// gone, and the kernel side refuses.
     ///
@@ -400,7 +408,8 @@ impl Session<'_> {
                 "a proxy before has not let go of its listeners yet",
             ));
         }
-        let Pairs { listeners, ports, missing } = Pairs::new(LANES)?;
+        let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Pairs { listeners, ports, missing } = bound.map_or_else(|| Bound::new(LANES), Ok)?.listen()?;
         if let Some(error) = missing {
             warn!(%error, "no listener on ::1; connections to protected IPv6 destinations are refused");
         }
@@ -411,6 +420,8 @@ impl Session<'_> {
         self.shared.capture.listen_at(self.shared.netns, ports).map_err(io::Error::other)?;
         info!(pid = self.pid, ?ports, listeners = listeners.len(), "the proxy listens");
         proxies.before = proxies.listening.replace(Arc::clone(self.connection));
+        let before = proxies.before.clone();
+        proxies.succeeded.extend(before);
         proxies.serving = Some(self.pid);
         Ok(listeners)
     }

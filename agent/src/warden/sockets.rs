@@ -1,11 +1,13 @@
-//! The listed Unix sockets of targets on this host, as the kernel side knows them: by the place of their files.
+//! The listed Unix sockets of targets on this host, as the kernel side knows them: by the place of their files, or by name.
 //!
 //! A place is a file system and the names from its root. It does not change when the server is started again, with a new file
-//! or a new directory, so that there is no moment in which the socket is not known.
+//! or a new directory, so that there is no moment in which the socket is not known. Where the kernel side sees no more than the
+//! path that is asked for, it knows the last names of the listed paths, and the place of the host's root directory.
 //! *Invariant:* a place that is still wanted is in the map all the time.
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs, io,
     os::unix::{
         ffi::OsStrExt as _,
@@ -16,8 +18,8 @@ use std::{
 };
 
 use agent_common::{
-    CANARY, DESTINATION_OBSERVE, DESTINATION_TRIAL, Destination, LEDGER_UNRESOLVED, MAX_NAMES, NAME_BYTES, NO_NAMES,
-    SocketPlace, fold_name,
+    BY_NAME, CANARY, DESTINATION_OBSERVE, DESTINATION_TRIAL, Destination, LEDGER_UNRESOLVED, MAX_NAMES, NAME_BYTES,
+    NO_NAMES, SocketPlace, fold_letter, fold_name,
 };
 use aya::maps::{HashMap, MapData, MapError};
 use nix::unistd::mkdtemp;
@@ -29,19 +31,35 @@ use crate::{config::Target, model::Mode};
 /// The map; borrowed where it is tried.
 pub(super) type Places<T = MapData> = HashMap<T, Plain<SocketPlace>, Plain<Destination>>;
 
+/// What is left open of one that is known by name.
+const BY_NAME_ONLY: &str = "this kernel refuses only its name, in any directory: a link of another name, its descriptor and \
+                            another root directory lead to it; no user in scope should have the permission to write to it";
+
+/// How the kernel side knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// By the place of their files, whatever path leads there.
+    ByPlace,
+    /// By the last name of the path.
+    ByName,
+    /// Not at all.
+    Not,
+}
+
 /// The map, what it holds, and what it should hold.
 pub(super) struct Sockets {
     map: Places,
     /// Nobody else writes it.
     present: BTreeMap<SocketPlace, Destination>,
     wanted: Vec<(PathBuf, Destination)>,
+    known: Known,
     /// The self-test's own.
     canary: Option<PathBuf>,
 }
 
 impl Sockets {
     /// Of the configuration; the map may hold those of an earlier run.
-    pub(super) fn new(map: Places, targets: &[Target]) -> Result<Self, MapError> {
+    pub(super) fn new(map: Places, targets: &[Target], known: Known) -> Result<Self, MapError> {
         let mut present = BTreeMap::new();
         for entry in map.iter() {
             let (Plain(place), Plain(destination)) = entry?;
@@ -53,20 +71,37 @@ impl Sockets {
             target.sockets.iter().map(|path| (path.clone(), destination)).collect::<Vec<_>>()
         };
         let wanted = (0..).zip(targets).flat_map(of).collect();
-        Ok(Self { map, present, wanted, canary: None })
+        Ok(Self { map, present, wanted, known, canary: None })
     }
 
     /// Looks where the sockets are now: directories come and go, and file systems are mounted over them. Gives those that are not
     /// in the map, with the target and the reason.
     pub(super) fn look(&mut self) -> Vec<(u32, String)> {
-        let mut lost = Vec::new();
-        let mut wanted = BTreeMap::new();
+        let (mut lost, mut wanted) = (Vec::new(), BTreeMap::new());
+        let keys = |path: &Path| match self.known {
+            Known::ByPlace => place(path).map(|place| vec![place]),
+            // Of the path as it is listed, and as the server may have called it.
+            Known::ByName => Ok(vec![last_name(path)?, last_name(&real(path)?)?]),
+            Known::Not => Ok(Vec::new()),
+        };
         let canary =
             self.canary.iter().map(|path| (path, Destination { target: CANARY, flags: 0, ledger: LEDGER_UNRESOLVED }));
         for (path, destination) in self.wanted.iter().map(|(path, destination)| (path, *destination)).chain(canary) {
-            match place(path) {
-                Ok(place) => drop(wanted.insert(place, destination)),
+            match keys(path) {
+                // Of two targets whose sockets have one name, the one that refuses counts.
+                Ok(keys) if destination.flags == 0 => wanted.extend(keys.into_iter().map(|key| (key, destination))),
+                Ok(keys) => keys.into_iter().for_each(|key| _ = wanted.entry(key).or_insert(destination)),
                 Err(error) => lost.push((destination.target, format!("{}: {error}", path.display()))),
+            }
+        }
+        if self.known == Known::ByName {
+            // Who has another root directory is left alone: all would be, if this one were not known.
+            let root = Destination { target: CANARY, flags: 0, ledger: LEDGER_UNRESOLVED };
+            match place(Path::new("/")) {
+                Ok(place) => drop(wanted.insert(place, root)),
+                Err(error) => {
+                    lost.extend(self.wanted.iter().map(|(_, of)| (of.target, format!("the root directory: {error}"))))
+                }
             }
         }
         for (place, destination) in &wanted {
@@ -85,15 +120,29 @@ impl Sockets {
         lost
     }
 
+    /// Looks where the sockets are now. Gives those that somebody in scope can connect to, whom not even permissions keep out, with
+    /// the target and the reason.
+    pub(super) fn open(&mut self, is_closed: impl Fn(&Path) -> bool) -> Vec<(u32, String)> {
+        let mut open = self.look();
+        let why = match self.known {
+            Known::ByPlace => return open,
+            Known::ByName => BY_NAME_ONLY,
+            Known::Not => "this kernel does not refuse connections to it",
+        };
+        let left = self.wanted.iter().filter(|(path, _)| !is_closed(path));
+        open.extend(left.map(|(path, destination)| (destination.target, format!("{}: {why}", path.display()))));
+        open
+    }
+
     /// Protects the self-test's socket; none once it is over. Gives what [`Sockets::look`] gives.
     pub(super) fn protect_canary(&mut self, path: Option<PathBuf>) -> Vec<(u32, String)> {
         self.canary = path;
         self.look()
     }
 
-    /// The paths, with their targets.
-    pub(super) fn listed(&self) -> impl Iterator<Item = (u32, &Path)> {
-        self.wanted.iter().map(|(path, destination)| (destination.target, path.as_path()))
+    /// How they are known.
+    pub(super) fn known(&self) -> Known {
+        self.known
     }
 }
 
@@ -106,12 +155,13 @@ pub(super) struct Momentary {
 }
 
 impl Momentary {
-    /// Below a directory that everybody can search, under a name that nobody knows before, and where nobody else writes. A short
-    /// name: that directory's may be as long as the path of a socket allows.
+    /// Below a directory that everybody can search, under a name that nobody knows before, nor has, and where nobody else writes.
+    /// A short name: that directory's may be as long as the path of a socket allows.
     pub(super) fn bind(below: &Path) -> io::Result<Self> {
-        let directory = mkdtemp(&below.join("c.XXXXXX"))?;
+        let directory = mkdtemp(&below.join("XXXXXX"))?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o711))?;
-        let path = directory.join("s");
+        let random = directory.file_name().map_or(&[][..], |name| name.as_bytes());
+        let path = directory.join(OsStr::from_bytes(&random[random.len().min(1)..]));
         let momentary = Self { listener: UnixListener::bind(&path)?, directory, path };
         fs::set_permissions(&momentary.path, fs::Permissions::from_mode(0o666))?;
         momentary.listener.set_nonblocking(true)?;
@@ -151,6 +201,13 @@ pub(super) fn trial(map: &mut Places<&mut MapData>, below: &Path) -> io::Result<
 fn place(path: &Path) -> io::Result<SocketPlace> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     place_in(&real(path)?, &mounts)
+}
+
+/// A socket's name without its directory.
+fn last_name(path: &Path) -> io::Result<SocketPlace> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let folded = name.as_bytes().iter().fold(NO_NAMES, |folded, letter| fold_letter(folded, *letter));
+    Ok(SocketPlace { device: BY_NAME, pad: 0, path: folded })
 }
 
 /// A path without symbolic links, as far as it exists.

@@ -14,6 +14,7 @@ use std::{
     process::Command,
 };
 
+use aya_obj::generated::bpf_insn;
 use tokio::io::unix::AsyncFd;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt};
@@ -72,8 +73,11 @@ pub(super) enum AttachType {
     GetPeerName4 = 29,
     GetPeerName6 = 30,
     SockRelease = 34,
+    /// Kernel 6.7 and later.
+    ConnectUnix = 49,
 }
 
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_QUERY: libc::c_int = 16;
@@ -83,6 +87,9 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 const BPF_F_RDONLY: u32 = 1 << 3;
 const BPF_TCX_EGRESS: u32 = 47;
+
+/// Bytes of what the verifier says that are kept.
+const VERIFIER_LOG: usize = 256 * 1024;
 
 /// Descriptors in one message: the listeners of a network namespace.
 const MAX_DESCRIPTORS: usize = 2 * LANES;
@@ -99,12 +106,30 @@ struct PinnedObject {
     file_flags: u32,
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
 /// For an interface: the place among other programs follows, and zero is the last one.
 #[repr(C)]
 #[derive(Default)]
 struct LinkCreate {
     prog_fd: u32,
-    target_ifindex: u32,
+    /// Of a cgroup a descriptor, of an interface its index.
+    target: u32,
     attach_type: u32,
     flags: u32,
     relative_fd: u32,
@@ -159,14 +184,59 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// Puts a program on what leaves by an interface (kernel 6.6 and later). It goes with the link or the interface.
-pub(super) fn link_interface(program: BorrowedFd<'_>, index: u32) -> io::Result<OwnedFd> {
+/// Loads a program; an error also says what the kernel's verifier said last.
+pub(super) fn load_program(
+    kind: u32,
+    attach_type: AttachType,
+    instructions: &[bpf_insn],
+    license: &CStr,
+) -> io::Result<OwnedFd> {
+    let mut log = vec![0_u8; VERIFIER_LOG];
+    let mut attr = ProgLoad {
+        prog_type: kind,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        expected_attach_type: attach_type as u32,
+        ..ProgLoad::default()
+    };
+    let fd = bpf(BPF_PROG_LOAD, &mut attr).or_else(|_| {
+        // Once more, to be told why: with a log that has no room for all, a good program is refused too.
+        attr = ProgLoad { log_level: 1, log_size: VERIFIER_LOG as u32, log_buf: log.as_mut_ptr() as u64, ..attr };
+        bpf(BPF_PROG_LOAD, &mut attr)
+    });
+    let fd = fd.map_err(|error| {
+        let said = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
+        match said.trim().lines().rev().find(|line| !line.starts_with("processed ")) {
+            Some(last) => io::Error::other(format!("{error}: {last}")),
+            None => error,
+        }
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts a program at a cgroup, for as long as the link lives.
+pub(super) fn link_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
     let mut attr = LinkCreate {
         prog_fd: number(program),
-        target_ifindex: index,
-        attach_type: BPF_TCX_EGRESS,
+        target: number(cgroup),
+        attach_type: attach_type as u32,
         ..LinkCreate::default()
     };
+    let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts a program on what leaves by an interface (kernel 6.6 and later). It goes with the link or the interface.
+pub(super) fn link_interface(program: BorrowedFd<'_>, index: u32) -> io::Result<OwnedFd> {
+    let mut attr =
+        LinkCreate { prog_fd: number(program), target: index, attach_type: BPF_TCX_EGRESS, ..LinkCreate::default() };
     let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

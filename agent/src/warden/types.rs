@@ -45,6 +45,11 @@ pub(super) fn offsets() -> io::Result<Option<Offsets>> {
             name: types.offset("dentry", &["d_name", "name"])?,
             file_system: types.offset("dentry", &["d_sb"])?,
             device: types.offset("super_block", &["s_dev"])?,
+            // Zero where there is none: what needs these is not loaded then.
+            address: types.offset("bpf_sock_addr_kern", &["uaddr"]).unwrap_or(0),
+            length: types.offset("bpf_sock_addr_kern", &["uaddrlen"]).unwrap_or(0),
+            directories: types.offset("task_struct", &["fs"]).unwrap_or(0),
+            root: types.offset("fs_struct", &["root", "dentry"]).unwrap_or(0),
         })
     };
     Ok(find())
@@ -150,6 +155,7 @@ mod tests {
     #[test]
     fn this_kernel_has_the_fields() {
         let found = offsets().unwrap().unwrap();
+        assert!(found.address > 0 && found.directories > 0 && found.root > 0, "{found:?}");
         // None of them comes first in its structure, and no two of one structure are the same.
         assert!(found.dentry > 0 && found.name > 0 && found.device > 0, "{found:?}");
         assert!(found.parent != found.name && found.parent != found.file_system, "{found:?}");

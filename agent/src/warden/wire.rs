@@ -44,6 +44,9 @@ pub(super) struct Request {
 pub(super) enum Call {
     /// First, and once: the process map.
     Hello,
+    /// Find ports for the listeners: they do not listen yet, and whoever listens now goes on. So it is known that `Listen` will not
+    /// fail for want of them.
+    Prepare,
     /// Once: the listeners, in place of those of the proxy that listens now, if there is one.
     Listen,
     /// The listeners are closed that were this proxy's before another came.
@@ -95,6 +98,44 @@ pub(super) enum Call {
     },
 }
 
+impl Call {
+    /// Whether a proxy in whose place another listens may ask it: what the sessions need that it keeps, and those that are on their
+    /// way to it.
+    pub(super) fn is_for_sessions(&self) -> bool {
+        matches!(self, Self::Identify | Self::Mark | Self::Open { .. } | Self::LetGo)
+    }
+
+    /// Whether it changes nothing.
+    pub(super) fn only_asks(&self) -> bool {
+        matches!(
+            self,
+            Self::Counters | Self::Missing | Self::Surroundings | Self::Coverage { .. } | Self::Waiting { .. }
+        )
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Prepare => "prepare",
+            Self::Listen => "listen",
+            Self::LetGo => "let-go",
+            Self::Identify => "identify",
+            Self::Mark => "mark",
+            Self::Open { .. } => "open",
+            Self::Protect { .. } => "protect",
+            Self::Counters => "counters",
+            Self::Missing => "missing",
+            Self::Surroundings => "surroundings",
+            Self::SelfTest => "self-test",
+            Self::Coverage { .. } => "coverage",
+            Self::Waiting { .. } => "waiting",
+            Self::Abandoned => "abandoned",
+            Self::Settle { .. } => "settle",
+        }
+    }
+}
+
 /// An answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Response {
@@ -124,7 +165,7 @@ pub(super) enum Answer {
     },
     /// To `Identify`.
     Unidentified(Unidentified),
-    /// To `Mark`, `Protect`, `Settle` and `LetGo`.
+    /// To `Prepare`, `Mark`, `Protect`, `Settle` and `LetGo`.
     Done,
     /// To `Open`. The descriptor comes with it.
     Opened,
@@ -148,6 +189,13 @@ pub(super) enum Answer {
     Succeeded,
     /// Unasked: a connection that is older than interception was found.
     Older(Older),
+    /// Unasked: a proxy in whose place this one listens has asked for what is not its own any more, for the first time.
+    Overstepped {
+        /// Its process id.
+        pid: i32,
+        /// Name of the question.
+        asked: String,
+    },
     /// To `SelfTest`.
     SelfTest(Vec<Attempt>),
     /// To `Coverage`.

@@ -54,12 +54,19 @@ pub struct Row {
     pub rights: Rights,
     pub stage: Stage,
     pub ending: Ending,
+    /// A Unix socket is called by another name than its own, or in another root directory.
+    pub renamed: bool,
     pub run: fn(&mut Field) -> io::Result<()>,
 }
 
 impl Row {
     pub const fn new(name: &'static str, ending: Ending, run: fn(&mut Field) -> io::Result<()>) -> Self {
-        Self { name, families: Families::Both, rights: Rights::None, stage: Stage::Alive, ending, run }
+        Self { name, families: Families::Both, rights: Rights::None, stage: Stage::Alive, ending, renamed: false, run }
+    }
+
+    pub const fn renamed(mut self) -> Self {
+        self.renamed = true;
+        self
     }
 
     pub const fn only(mut self, families: Families) -> Self {

@@ -5,7 +5,7 @@ use std::{
     io::{self, Error},
     os::{
         fd::{AsRawFd as _, OwnedFd},
-        unix::fs::{OpenOptionsExt as _, symlink},
+        unix::fs::{OpenOptionsExt as _, chroot, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -25,12 +25,13 @@ use crate::{
 pub const ROWS: &[Row] = &[
     row("Unix socket: its path", |field| connect(field, &path())),
     row("Unix socket: a relative path", relative),
-    row("Unix socket: a symbolic link to it", linked),
+    row("Unix socket: a symbolic link to it", linked).renamed(),
     row("Unix socket: a symbolic link to its directory", directory_linked),
-    row("Unix socket: a hard link to it", hard_linked).with(Rights::All),
-    row("Unix socket: its descriptor in /proc", by_descriptor),
+    row("Unix socket: a hard link to it", hard_linked).with(Rights::All).renamed(),
+    row("Unix socket: its descriptor in /proc", by_descriptor).renamed(),
     row("Unix socket: its directory in /proc/PID/root", by_root),
     row("Unix socket: another mount of its directory", mounted).with(Rights::All),
+    row("Unix socket: another root directory", rooted).with(Rights::All).renamed(),
     row("Unix socket: io_uring", by_ring),
     row("Unix socket: a socket made outside, inherited", inherited).with(Rights::Later),
     row("Unix socket: older socket", older).at(Stage::Early),
@@ -111,12 +112,25 @@ fn by_root(field: &mut Field) -> io::Result<()> {
 
 /// In a mount namespace of its own.
 fn mounted(field: &mut Field) -> io::Result<()> {
+    connect(field, &Path::new("/mnt").join(mount_directory()?))
+}
+
+/// As in a container that the directory of the server is mounted into.
+fn rooted(field: &mut Field) -> io::Result<()> {
+    let name = mount_directory()?;
+    chroot("/mnt")?;
+    std::env::set_current_dir("/")?;
+    connect(field, &Path::new("/").join(name))
+}
+
+/// Mounts the directory at `/mnt`, and gives the socket's name in it.
+fn mount_directory() -> io::Result<PathBuf> {
     let (directory, name) = parts()?;
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     mount(Some(&directory), "/mnt", none, MsFlags::MS_BIND, none)?;
-    connect(field, &Path::new("/mnt").join(name))
+    Ok(name)
 }
 
 fn by_ring(field: &mut Field) -> io::Result<()> {

@@ -22,11 +22,14 @@ pub fn logins() -> Outcome {
         holds(&tls.log_text(), "\"server_tls\":\"TLSv1_3")?;
         if auth == Auth::Cleartext {
             let error = fails(&plain, "SELECT 1")?;
-            holds(&error, "asks for the password in plaintext without TLS")?;
+            holds(&error, "asks for the password in plaintext")?;
+            let unverified = Builder::new(&server).tls(TlsMode::Require, None, None).start()?;
+            holds(&fails(&unverified, "SELECT 1")?, "only within TLS that verifies it")?;
         } else {
             expect(&psql(&plain, "SELECT 1")?, "1")?;
         }
-        let wrong = Builder::new(&server).login("app", Some("wrong")).tls(TlsMode::Require, None, None).start()?;
+        let wrong = Builder::new(&server).login("app", Some("wrong"));
+        let wrong = wrong.tls(TlsMode::VerifyFull, server.ca(), Some("orders.test")).start()?;
         if auth != Auth::Trust {
             let error = fails(&wrong, "SELECT 1")?;
             holds(&error, "refused the agent's credential")?;

@@ -5,11 +5,14 @@ use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
+use bytes::Bytes;
+
 use super::{
-    startup::CancelKey,
+    startup::{CancelKey, LONG_SECRET, SHORT_SECRET},
     upstream::{self, UpstreamError},
 };
 use crate::{
+    config::CredentialSource,
     gate::Admission,
     protocol::{
         Connection, Request,
@@ -32,18 +35,26 @@ struct Session {
 pub struct Issued(CancelKey);
 
 impl Issued {
-    /// A new key for a session of a target, whose server has given `key`.
+    /// A new key for a session of a target, whose server has given `key`. Its secret is as long as the session's minor version of
+    /// the protocol has it.
     ///
     /// # Errors
     /// No random bytes.
-    pub fn new(connection: &Arc<Connection>, admission: &Admission, key: CancelKey) -> Result<Self, TlsError> {
+    pub fn new(
+        connection: &Arc<Connection>,
+        admission: &Admission,
+        key: CancelKey,
+        minor: u16,
+    ) -> Result<Self, TlsError> {
+        let length = if minor < 2 { SHORT_SECRET } else { LONG_SECRET };
         let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let [a, b, c, d, secret @ ..]: [u8; 8] = tls::random()?;
+            let [a, b, c, d]: [u8; 4] = tls::random()?;
+            let secret: [u8; LONG_SECRET] = tls::random()?;
             // Clients show the process id as a positive number.
             let process = u32::from_be_bytes([a & 0x7f, b, c, d]);
-            let own = CancelKey { process, secret: u32::from_be_bytes(secret) };
-            if let std::collections::hash_map::Entry::Vacant(entry) = keys.entry(own) {
+            let own = CancelKey { process, secret: Bytes::copy_from_slice(&secret[..length]) };
+            if let std::collections::hash_map::Entry::Vacant(entry) = keys.entry(own.clone()) {
                 entry.insert(Session { connection: Arc::clone(connection), admission: admission.clone(), key });
                 return Ok(Self(own));
             }
@@ -52,8 +63,8 @@ impl Issued {
 
     /// The key.
     #[must_use]
-    pub fn key(&self) -> CancelKey {
-        self.0
+    pub fn key(&self) -> &CancelKey {
+        &self.0
     }
 }
 
@@ -75,7 +86,12 @@ pub async fn cancel(request: &Request) -> Result<bool, UpstreamError> {
     if connection.target.name != request.target || connection.destination != request.destination {
         return Ok(true);
     }
-    let mut server = upstream::open(&connection, &admission).await?;
+    // The way of the session: through TLS if that did, and with its certificate.
+    let login = match connection.target.credential {
+        CredentialSource::Agent(_) => Some(connection.host.login(&connection.target, &connection.principal).await?),
+        CredentialSource::Client => None,
+    };
+    let mut server = upstream::open(&connection, &admission, login.as_ref()).await?;
     server.send(&admission.housekeeping(key.request()));
     // The server closes once it has sent the signal; the client waits for that too.
     match server.receive().await {

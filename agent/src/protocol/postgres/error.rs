@@ -28,6 +28,7 @@ pub struct NativeError {
     severity: Severity,
     code: &'static str,
     message: String,
+    detail: Option<String>,
     hint: Option<Cow<'static, str>>,
 }
 
@@ -43,6 +44,8 @@ pub const SHUTDOWN: &str = "57P01";
 pub const CONNECTION_FAILURE: &str = "08006";
 /// `invalid_authorization_specification`
 pub const AUTHORIZATION: &str = "28000";
+/// `invalid_password`
+pub const PASSWORD: &str = "28P01";
 /// `insufficient_privilege`
 pub const DENIED: &str = "42501";
 /// `invalid_sql_statement_name`
@@ -64,7 +67,7 @@ impl NativeError {
     /// The statement failed.
     #[must_use]
     pub fn error(code: &'static str, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, code, message: message.into(), hint: None }
+        Self { severity: Severity::Error, code, message: message.into(), detail: None, hint: None }
     }
 
     /// The session ends.
@@ -89,6 +92,12 @@ impl NativeError {
         Self { severity: Severity::Fatal, ..self }
     }
 
+    /// With what it is about.
+    #[must_use]
+    pub fn detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
     /// With advice.
     #[must_use]
     pub fn hint(self, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -103,11 +112,13 @@ impl NativeError {
         };
         without_values(write(server::ERROR_RESPONSE, |body| {
             let hint = self.hint.as_deref().map(str::as_bytes);
-            let fields: [(u8, Option<&[u8]>); 5] = [
+            let detail = self.detail.as_deref().map(str::as_bytes);
+            let fields: [(u8, Option<&[u8]>); 6] = [
                 (b'S', Some(severity)),
                 (b'V', Some(severity)),
                 (b'C', Some(self.code.as_bytes())),
                 (b'M', Some(self.message.as_bytes())),
+                (b'D', detail),
                 (b'H', hint),
             ];
             for (code, text) in fields {

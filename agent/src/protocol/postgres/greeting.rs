@@ -18,12 +18,16 @@ use crate::{
     masking::{Masked, without_values},
     protocol::{
         Connection, HostError,
-        tls::{self, Stream, TlsError},
+        tls::{self, Beginning, Pem, Stream, TlsError},
     },
 };
 
-/// How long a client may take to say what it wants: the server's default for its whole login.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may take to say what it wants, and again to answer when it is asked for a password: the server's default for
+/// its whole login.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// First byte of a connection that begins with TLS: no length of a message that may come first has it.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a client wants.
 pub enum Greeting {
@@ -60,9 +64,24 @@ pub enum GreetingFailure {
     Early,
 }
 
+impl GreetingFailure {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(TlsError::Handshake(failure)) => Some(failure.remedy()),
+            _ => None,
+        }
+    }
+}
+
 impl From<io::Error> for GreetingError {
-    fn from(_: io::Error) -> Self {
-        Self::Left
+    fn from(error: io::Error) -> Self {
+        // What a client thinks of the agent's certificate may come after the handshake.
+        match tls::failure(&error, tls::Peer::Client) {
+            Some(failure) => TlsError::Handshake(failure).into(),
+            None => Self::Left,
+        }
     }
 }
 
@@ -90,9 +109,15 @@ impl From<TlsError> for GreetingError {
 /// [`GreetingError`]
 pub async fn greet(connection: &Connection, socket: TcpStream) -> Result<Greeting, GreetingError> {
     within(async {
+        // The first byte is looked at and left there: it may belong to TLS.
+        let mut first = [0];
+        let direct = socket.peek(&mut first).await? == 1 && first == [TLS_HANDSHAKE];
         let mut stream = Stream::Plain(socket);
+        if direct {
+            stream = encrypt(connection, stream, direct).await?;
+        }
         let mut buffer = BytesMut::new();
-        let (mut asked_ssl, mut asked_gss) = (false, false);
+        let (mut asked_ssl, mut asked_gss) = (direct, direct);
         loop {
             let opening = match startup::take(&mut buffer) {
                 Ok(Some(opening)) => opening,
@@ -117,7 +142,7 @@ pub async fn greet(connection: &Connection, socket: TcpStream) -> Result<Greetin
                     if !buffer.is_empty() {
                         return Err(GreetingFailure::Early.into());
                     }
-                    stream = encrypt(connection, stream).await?;
+                    stream = encrypt(connection, stream, false).await?;
                 }
                 Opening::Gss | Opening::Ssl => return Err(refused(stream, StartupError::Malformed)),
             }
@@ -139,18 +164,23 @@ async fn write(stream: &mut Stream, message: &Masked<Bytes>) -> io::Result<()> {
     stream.flush().await
 }
 
-/// Answers SSLRequest: with the operator's certificate, or one of the agent's own authority.
-async fn encrypt(connection: &Connection, mut stream: Stream) -> Result<Stream, GreetingError> {
-    let (chain, key) = match &connection.target.serve {
-        Some(serve) => (connection.host.read(&serve.cert).await?, connection.host.read(&serve.key).await?),
+/// Makes TLS, with the operator's certificate, or one of the agent's own authority. Answers SSLRequest, unless TLS begins directly.
+async fn encrypt(connection: &Connection, mut stream: Stream, direct: bool) -> Result<Stream, GreetingError> {
+    let (chain, key) = match &connection.target.serve.certificate {
+        Some(files) => (connection.host.read(&files.cert).await?, connection.host.read(&files.key).await?),
         None => {
             let (chain, key) = connection.host.certificate(&connection.target, connection.destination.ip()).await?;
             (chain.into_bytes().into(), key.as_bytes().to_vec().into())
         }
     };
-    write(&mut stream, &without_values(Bytes::from_static(b"S"))).await?;
+    if !direct {
+        write(&mut stream, &without_values(Bytes::from_static(b"S"))).await?;
+    }
     match stream {
-        Stream::Plain(socket) => Ok(tls::accept(socket, &chain, &key, ALPN).await?),
+        Stream::Plain(socket) => {
+            let own = Pem { chain: &chain, key: &key };
+            Ok(tls::accept(socket, own, Beginning { alpn: ALPN, direct }).await?)
+        }
         Stream::Tls(_) => Err(GreetingFailure::Early.into()),
     }
 }

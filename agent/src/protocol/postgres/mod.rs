@@ -1,7 +1,8 @@
-//! PostgreSQL, protocol 3.0: one connection, top to bottom, is [`serve`].
+//! PostgreSQL, protocol 3.0 and 3.2: one connection, top to bottom, is [`serve`].
 //!
 //! *Invariant:* nothing of a client's reaches the server but through the machine and the gate.
 
+mod authenticate;
 mod cancel;
 mod database;
 mod error;
@@ -11,6 +12,7 @@ mod machine;
 mod message;
 mod relay;
 mod replication;
+mod scram;
 pub mod sql;
 mod startup;
 mod upstream;
@@ -24,6 +26,7 @@ use bytes::BufMut;
 use tokio::{net::TcpStream, time::timeout};
 
 use self::{
+    authenticate::{LoginError, authenticate},
     cancel::Issued,
     database::{Database, DatabaseError, Shared, Snapshot},
     error::NativeError,
@@ -32,13 +35,13 @@ use self::{
     machine::{Machine, Start},
     relay::{Session, relay},
     sql::{Reading, Replication},
-    startup::{CancelKey, Startup},
+    startup::{CancelKey, Startup, identity},
     upstream::{Upstream, UpstreamError},
     wire::Client,
 };
 use super::{Connection, HostError, Request, tls::TlsError};
 use crate::{
-    config::CredentialSource,
+    config::{ApplicationName, CredentialSource},
     gate::{Admission, Gate},
     masking::without_values,
     model::{self, Action, Boxed, Denial, Mode, Resource, Verdict},
@@ -78,20 +81,43 @@ impl Refusal {
     fn trouble(self, is_trouble: bool) -> Self {
         Self { is_trouble, ..self }
     }
+
+    /// The client was asked for a password in vain.
+    fn login(error: &LoginError, user: &str) -> Self {
+        let is_trouble = matches!(error, LoginError::Host(_) | LoginError::Random(_));
+        Self::new(error.native(user), Denial::closed(error.to_string())).trouble(is_trouble)
+    }
+
+    /// Which target it was about, if it is for the operator to mend.
+    fn at(self, connection: &Connection) -> Self {
+        if !self.is_trouble {
+            return self;
+        }
+        let detail = format!("The target is \"{}\", at {}.", connection.target.name, connection.destination);
+        Self { native: Box::new(self.native.detail(detail)), ..self }
+    }
+}
+
+/// What is wrong, and what to do about it, in one text.
+fn advised(what: &dyn std::fmt::Display, remedy: Option<&str>) -> String {
+    match remedy {
+        Some(remedy) => format!("{what}. {remedy}"),
+        None => what.to_string(),
+    }
 }
 
 async fn session(socket: TcpStream, connection: Connection) {
     // Small messages go back and forth; waiting to fill a packet would only delay them, so a failure here is only slow.
     let _delayed = socket.set_nodelay(true);
     let connection = Arc::new(connection);
-    let (mut client, startup) = match greet(&connection, socket).await {
+    let (mut client, mut startup) = match greet(&connection, socket).await {
         Ok(Greeting::Session(client, startup)) => (client, startup),
         Ok(Greeting::Cancel(key)) => {
             let request = Request {
                 protocol: connection.target.protocol.clone(),
                 target: connection.target.name.clone(),
                 destination: connection.destination,
-                body: key.body().to_vec(),
+                body: key.body(),
             };
             if !aside(&request).await {
                 connection.host.elsewhere(request);
@@ -101,8 +127,13 @@ async fn session(socket: TcpStream, connection: Connection) {
         }
         Err(error) => return not_greeted(&connection, error).await,
     };
-    let begun = timeout(upstream::PATIENCE, begin(&connection, &mut client, &startup)).await;
-    match begun.unwrap_or_else(|_| Err(UpstreamError::Late.into())) {
+    let begun = match authenticate(&connection, &mut client, &startup).await {
+        Ok(()) => timeout(upstream::PATIENCE, begin(&connection, &mut client, &mut startup))
+            .await
+            .unwrap_or_else(|_| Err(UpstreamError::Late.into())),
+        Err(error) => Err(Refusal::login(&error, &startup.user)),
+    };
+    match begun {
         Ok((session, key)) => {
             connection.host.attempted(&connection.target.name, None);
             relay(session, *client, &*connection.host).await;
@@ -122,7 +153,7 @@ async fn session(socket: TcpStream, connection: Connection) {
 async fn begin(
     connection: &Arc<Connection>,
     client: &mut Client,
-    startup: &Startup,
+    startup: &mut Startup,
 ) -> Result<(Session, Option<Issued>), Refusal> {
     let (mut gate, admission) = admit(connection)?;
     let reading = Reading {
@@ -134,8 +165,14 @@ async fn begin(
     permit_settings(&mut gate, startup, &reading)?;
     replication::permit_connection(&mut gate, &reading, !connection.target.columns.is_empty())?;
 
-    let (upstream, user) = log_in(connection, &admission, startup, client).await?;
-    let Upstream { mut server, greetings, key, encoding, conforming, server_is_utf8 } = upstream;
+    let mut details = details(startup);
+    if connection.target.application_name == ApplicationName::Identity {
+        let own = startup.rename(identity(connection.principal.roles.first(), &connection.subject.session));
+        details.extend(own.map(|own| ("application_name".to_owned(), own)));
+    }
+    let (upstream, user) =
+        log_in(connection, &admission, startup, client).await.map_err(|refusal| refusal.at(connection))?;
+    let Upstream { mut server, minor, greetings, key, encoding, conforming, server_is_utf8 } = upstream;
     let shared = Shared::of(&reading.target, connection.destination, &reading.database);
     let mut asides = Vec::new();
     let (snapshot, rules) = match reading.replication {
@@ -150,7 +187,7 @@ async fn begin(
     let view = Database::new(&shared, snapshot, &rules, reading.clone(), &mut gate).map_err(DatabaseError::from)?;
     replication::permit(&mut gate, &reading, &view)?;
     let issued = match key {
-        Some(key) => Some(Issued::new(connection, &admission, key)?),
+        Some(key) => Some(Issued::new(connection, &admission, key, minor)?),
         None => None,
     };
 
@@ -162,11 +199,11 @@ async fn begin(
         protocol: connection.target.protocol.clone(),
         mode: connection.subject.mode,
         rules: admission.rules().to_vec(),
-        client_tls: client.tls(),
-        server_tls: server.tls(),
+        client_tls: client.stream().tls(),
+        server_tls: server.stream().tls(),
         upstream_user: user,
         client_user: startup.user.clone(),
-        details: details(startup),
+        details,
     };
     gate.record(&Event::SessionStarted(Box::new(started)))?;
     let machine = Machine::new(Start {
@@ -180,7 +217,7 @@ async fn begin(
         server_is_utf8,
         key: Arc::clone(&connection.masking_key),
     });
-    welcome(client, startup, issued.as_ref().map(Issued::key));
+    welcome(client, startup, minor, issued.as_ref().map(Issued::key));
     let taken = shared.newest().map_or_else(Instant::now, |(taken, _)| taken);
     let mut session = Session { gate, admission, machine, server, view, shared, taken, rules, reading };
     session.show(greetings.into_iter().chain(asides));
@@ -222,17 +259,17 @@ async fn log_in(
 ) -> Result<(Upstream, String), Refusal> {
     let Connection { host, target, principal, .. } = connection;
     if matches!(target.credential, CredentialSource::Client) {
-        let server = upstream::open(connection, admission).await?;
+        let server = upstream::open(connection, admission, None).await?;
         return Ok((upstream::relay_login(server, admission, startup, client).await?, startup.user.clone()));
     }
     let login = host.login(target, principal).await?;
-    let server = upstream::open(connection, admission).await?;
-    Ok((upstream::login(server, admission, startup, &login).await?, login.user))
+    let server = upstream::open(connection, admission, Some(&login)).await?;
+    Ok((upstream::login(server, admission, startup, target, &login).await?, login.user))
 }
 
-/// Lets the client in: it is not asked for a password, since the kernel has said who it is.
-fn welcome(client: &mut Client, startup: &Startup, key: Option<CancelKey>) {
-    if let Some(negotiation) = startup.negotiation() {
+/// Lets the client in.
+fn welcome(client: &mut Client, startup: &Startup, minor: u16, key: Option<&CancelKey>) {
+    if let Some(negotiation) = startup.negotiation(minor) {
         client.send(&negotiation);
     }
     client.send(&without_values(message::write(server::AUTHENTICATION, |body| body.put_u32(0))));
@@ -248,7 +285,9 @@ async fn not_greeted(connection: &Connection, error: GreetingError) {
             record_refusal(connection, &Denial::closed(error.to_string()));
             farewell(*client, &error.native()).await;
         }
-        GreetingError::Failed(failure) => record_refusal(connection, &Denial::closed(failure.to_string())),
+        GreetingError::Failed(failure) => {
+            record_refusal(connection, &Denial::closed(advised(&failure, failure.remedy())));
+        }
     }
 }
 
@@ -284,7 +323,8 @@ impl From<Denial> for Refusal {
 
 impl From<UpstreamError> for Refusal {
     fn from(error: UpstreamError) -> Self {
-        Self::new(error.native(), Denial::closed(error.to_string())).trouble(!error.is_about_the_client())
+        let denial = Denial::closed(advised(&error, error.remedy()));
+        Self::new(error.native(), denial).trouble(!error.is_about_the_client())
     }
 }
 

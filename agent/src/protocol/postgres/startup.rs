@@ -1,5 +1,7 @@
 //! What a client says before it is logged in: SSLRequest, GSSENCRequest, CancelRequest, StartupMessage.
 
+use std::ops::RangeInclusive;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{
@@ -15,56 +17,63 @@ use crate::masking::{Masked, without_values};
 pub const STARTUP_LIMIT: usize = 10_000;
 
 const PROTOCOL_3: u16 = 3;
+
+/// Newest minor version of protocol 3 that is spoken on either side.
+pub const NEWEST_MINOR: u16 = 2;
+
 const CANCEL_REQUEST: (u16, u16) = (1234, 5678);
 const SSL_REQUEST: (u16, u16) = (1234, 5679);
 const GSSENC_REQUEST: (u16, u16) = (1234, 5680);
 
+/// Lengths of a cancel key's secret: 4 bytes before protocol 3.2, from there on this.
+const SECRET: RangeInclusive<usize> = 4..=256;
+
+/// Length of the secrets that a server gives under protocol 3.2; ours are as long.
+pub const LONG_SECRET: usize = 32;
+
+/// Length of a secret before protocol 3.2.
+pub const SHORT_SECRET: usize = 4;
+
 /// Process id and secret of a `BackendKeyData` and of a `CancelRequest`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CancelKey {
     /// Process id.
     pub process: u32,
     /// Secret.
-    pub secret: u32,
+    pub secret: Bytes,
 }
 
 impl CancelKey {
     /// Reads the body of a `BackendKeyData`, or what follows the code of a `CancelRequest`.
     ///
     /// # Errors
-    /// [`Malformed`]: the longer keys of protocol 3.2 among it, which was not agreed on.
+    /// [`Malformed`]
     pub fn read(body: &[u8]) -> Result<Self, Malformed> {
         let mut fields = Fields::new(body);
-        let key = Self { process: fields.unsigned()?, secret: fields.unsigned()? };
-        fields.end()?;
-        Ok(key)
+        let process = fields.unsigned()?;
+        let secret = fields.bytes(fields.left())?;
+        if !SECRET.contains(&secret.len()) {
+            return Err(Malformed);
+        }
+        Ok(Self { process, secret: Bytes::copy_from_slice(secret) })
     }
 
     /// As the bytes that [`read`](Self::read) takes.
     #[must_use]
-    pub fn body(self) -> [u8; 8] {
-        (u64::from(self.process) << 32 | u64::from(self.secret)).to_be_bytes()
+    pub fn body(&self) -> Vec<u8> {
+        [&self.process.to_be_bytes(), &self.secret[..]].concat()
     }
 
     /// As `BackendKeyData`.
     #[must_use]
-    pub fn announce(self) -> Bytes {
-        write(server::BACKEND_KEY_DATA, |body| {
-            body.put_u32(self.process);
-            body.put_u32(self.secret);
-        })
+    pub fn announce(&self) -> Bytes {
+        write(server::BACKEND_KEY_DATA, |body| body.put_slice(&self.body()))
     }
 
     /// As `CancelRequest`.
     #[must_use]
-    pub fn request(self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(16);
-        bytes.put_u32(16);
-        bytes.put_u16(CANCEL_REQUEST.0);
-        bytes.put_u16(CANCEL_REQUEST.1);
-        bytes.put_u32(self.process);
-        bytes.put_u32(self.secret);
-        bytes.freeze()
+    pub fn request(&self) -> Bytes {
+        packet(CANCEL_REQUEST, |bytes| bytes.put_slice(&self.body()))
     }
 }
 
@@ -105,7 +114,7 @@ pub enum StartupError {
     #[error("invalid startup packet")]
     Malformed,
     /// Another major version.
-    #[error("unsupported frontend protocol {0}.{1}: Postern supports 3.0")]
+    #[error("unsupported frontend protocol {0}.{1}: Postern supports 3.0 to 3.2")]
     Version(u16, u16),
     /// No user.
     #[error("no PostgreSQL user name specified in startup packet")]
@@ -248,15 +257,24 @@ fn words(text: &str) -> Vec<String> {
 }
 
 impl Startup {
-    /// What is answered to a client that speaks more than 3.0: `NegotiateProtocolVersion`.
+    /// The minor version to ask the server for: the client's, unless that is newer than what is known.
     #[must_use]
-    pub fn negotiation(&self) -> Option<Masked<Bytes>> {
-        if self.minor == 0 && self.protocol_options.is_empty() {
+    pub fn upstream_minor(&self) -> u16 {
+        self.minor.min(NEWEST_MINOR)
+    }
+
+    /// What a client is told that asked for more than the session speaks: `NegotiateProtocolVersion`, with the minor version and
+    /// the options that are not known, of which there are none that servers know.
+    #[must_use]
+    pub fn negotiation(&self, minor: u16) -> Option<Masked<Bytes>> {
+        if self.minor == minor && self.protocol_options.is_empty() {
             return None;
         }
         let count = u32::try_from(self.protocol_options.len()).unwrap_or(u32::MAX);
         Some(without_values(write(server::NEGOTIATE_PROTOCOL_VERSION, |body| {
-            body.put_u32(0);
+            // The documentation says the minor version alone; servers send, and clients expect, the whole one.
+            body.put_u16(PROTOCOL_3);
+            body.put_u16(minor);
             body.put_u32(count);
             for option in &self.protocol_options {
                 put_string(body, option.as_bytes());
@@ -264,34 +282,72 @@ impl Startup {
         })))
     }
 
+    /// Says another `application_name` than the client does; what the client said, if it did.
+    pub fn rename(&mut self, application_name: String) -> Option<String> {
+        const NAME: &str = "application_name";
+        let own = self.settings.extract_if(.., |(name, _)| name.eq_ignore_ascii_case(NAME)).last();
+        self.settings.push((NAME.to_owned(), application_name));
+        own.map(|(_, value)| value)
+    }
+
     /// The `StartupMessage` that goes to the server.
     #[must_use]
     pub fn upstream(&self, user: &str) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(128);
-        bytes.put_u32(0);
-        bytes.put_u16(PROTOCOL_3);
-        bytes.put_u16(0);
-        let fixed = [("user", user), ("database", self.database.as_str())];
-        let replication = self.replication.map(|replication| ("replication", replication.name()));
-        let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        for (name, value) in fixed.into_iter().chain(replication).chain(settings) {
-            put_string(&mut bytes, name.as_bytes());
-            put_string(&mut bytes, value.as_bytes());
-        }
-        bytes.put_u8(0);
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        bytes[..4].copy_from_slice(&length.to_be_bytes());
-        bytes.freeze()
+        packet((PROTOCOL_3, self.upstream_minor()), |bytes| {
+            let fixed = [("user", user), ("database", self.database.as_str())];
+            let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let replication = self.replication.map(|replication| ("replication", replication.name()));
+            for (name, value) in fixed.into_iter().chain(replication).chain(settings) {
+                put_string(bytes, name.as_bytes());
+                put_string(bytes, value.as_bytes());
+            }
+            bytes.put_u8(0);
+        })
+    }
+}
+
+/// What a target sees as a session's `application_name`, for those who look there: `postern:ROLE:SESSION`.
+#[must_use]
+pub fn identity(role: Option<&String>, session: &str) -> String {
+    // What a server keeps of it.
+    const LONGEST: usize = 63;
+    let role = role.map_or("-", String::as_str);
+    let left = LONGEST.saturating_sub("postern::".len() + session.len());
+    let role: String = role.chars().filter(char::is_ascii_graphic).take(left).collect();
+    format!("postern:{role}:{session}")
+}
+
+/// The minor version that a server's `NegotiateProtocolVersion` brings a session down to, which was asked for with `asked` and
+/// without options.
+///
+/// # Errors
+/// [`Malformed`], or it asks for anything else.
+pub fn negotiated(body: &[u8], asked: u16) -> Result<u16, Malformed> {
+    let mut fields = Fields::new(body);
+    let version = fields.unsigned()?;
+    let options = fields.unsigned()?;
+    fields.end()?;
+    match (version >> 16, u16::try_from(version & 0xffff)) {
+        (major, Ok(minor)) if major == u32::from(PROTOCOL_3) && minor < asked && options == 0 => Ok(minor),
+        _ => Err(Malformed),
     }
 }
 
 /// `SSLRequest`
 #[must_use]
 pub fn ssl_request() -> Bytes {
-    let mut bytes = BytesMut::with_capacity(8);
-    bytes.put_u32(8);
-    bytes.put_u16(SSL_REQUEST.0);
-    bytes.put_u16(SSL_REQUEST.1);
+    packet(SSL_REQUEST, |_| {})
+}
+
+/// A message without a type: its length, its code, a body.
+fn packet(code: (u16, u16), body: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(128);
+    bytes.put_u32(0);
+    bytes.put_u16(code.0);
+    bytes.put_u16(code.1);
+    body(&mut bytes);
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
     bytes.freeze()
 }
 

@@ -6,31 +6,33 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use postgres_protocol::authentication::{
-    md5_hash,
-    sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use zeroize::Zeroizing;
 
+use self::authentication::{Answer, Authentication, Channel};
+pub use self::error::UpstreamError;
 use super::{
-    error::{self, NativeError},
-    frame::{Fields, Frame, Malformed, client, server},
+    frame::{Fields, Frame, Malformed, server},
     message::{self, error_fields, parameter_status, put_string},
-    startup::{CancelKey, Startup, ssl_request},
+    startup::{CancelKey, SHORT_SECRET, Startup, negotiated, ssl_request},
     view::Encoding,
-    wire::{Client, Server, WireError},
+    wire::{Client, Server},
 };
 use crate::{
-    config::{Address, Target, TlsMode},
+    config::{Address, ChannelBinding, Target, TlsMode, TlsNegotiation},
     gate::Admission,
     masking::without_values,
     protocol::{
-        Connection, HostError, Login,
-        dial::{DialError, dial},
-        tls::{self, Stream, TlsError},
+        Connection, Login,
+        dial::dial,
+        tls::{self, Beginning, Pem, Stream},
     },
 };
+
+mod authentication;
+mod error;
 
 /// Name of the protocol in TLS (ALPN), as PostgreSQL 17 registered it.
 pub const ALPN: &[u8] = b"postgresql";
@@ -41,122 +43,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Most messages of a server before its first `ReadyForQuery`. A real one sends about 20.
 const LOGIN_MESSAGES: usize = 1_000;
 
-/// Why there is no session with the target.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// Not reached.
-    #[error("the target cannot be reached: {0}")]
-    Dial(#[from] DialError),
-    /// The connection broke.
-    #[error("the connection to the target broke: {0}")]
-    Broken(#[from] std::io::Error),
-    /// A file that the configuration names.
-    #[error("the agent cannot use its configuration for the target: {0}")]
-    Host(#[from] HostError),
-    /// The target offers no TLS, but the configuration asks for it.
-    #[error("the target does not offer TLS, which the configuration asks for")]
-    NoTls,
-    /// TLS.
-    #[error("no TLS with the target: {0}")]
-    Tls(#[from] TlsError),
-    /// The target broke the protocol.
-    #[error("the target broke the protocol")]
-    Protocol,
-    /// The target wants a password, and the configuration has none.
-    #[error("the target asks for a password, and the agent has none for it")]
-    NoPassword,
-    /// The target wants the password itself, in plaintext.
-    #[error("the target asks for the password in plaintext without TLS")]
-    Plaintext,
-    /// The target wants a login that is not built.
-    #[error("the target asks for authentication method {0}, which is not supported")]
-    Method(u32),
-    /// SCRAM failed: the target does not know the password, or proved so wrongly.
-    #[error("the target could not prove that it knows the agent's password")]
-    Proof,
-    /// The target refused the agent's credential.
-    #[error("the target refused the agent's credential (SQLSTATE {0})")]
-    Refused(String),
-    /// The target refused the session.
-    #[error("the target refused the session (SQLSTATE {code}): {message}")]
-    Session {
-        /// SQLSTATE.
-        code: String,
-        /// Its message. Holds the names that the client gave, no data.
-        message: String,
-    },
-    /// Login and catalogue took too long.
-    #[error("the target was not ready within {} seconds", PATIENCE.as_secs())]
-    Late,
-    /// A setting of the server under which texts cannot be understood.
-    #[error("the target's {0} is not supported")]
-    Setting(&'static str),
-}
-
-impl From<Malformed> for UpstreamError {
-    fn from(_: Malformed) -> Self {
-        Self::Protocol
-    }
-}
-
-impl From<WireError> for UpstreamError {
-    fn from(error: WireError) -> Self {
-        match error {
-            WireError::Broken(error) => Self::Broken(error),
-            WireError::Frame(_) => Self::Protocol,
-        }
-    }
-}
-
-impl UpstreamError {
-    /// Whether it is about what the client asked for: a database that is not there, a setting that is not one.
-    #[must_use]
-    pub fn is_about_the_client(&self) -> bool {
-        matches!(self, Self::Session { code, .. } if matches!(code.as_str(), "3D000" | "22023" | "42704"))
-    }
-
-    /// For the client.
-    #[must_use]
-    pub fn native(&self) -> NativeError {
-        let code = match self {
-            Self::Dial(_) | Self::NoTls | Self::Tls(_) => error::CANNOT_CONNECT,
-            Self::Broken(_) | Self::Protocol | Self::Late => error::CONNECTION_FAILURE,
-            Self::Host(_) => error::CONFIGURATION,
-            Self::NoPassword | Self::Plaintext | Self::Method(_) | Self::Proof | Self::Refused(_) => {
-                error::AUTHORIZATION
-            }
-            Self::Session { code, .. } => match code.as_str() {
-                "28P01" => "28P01",
-                "28000" => "28000",
-                "3D000" => "3D000",
-                "53300" => "53300",
-                "57P03" => "57P03",
-                "42501" => "42501",
-                "22023" => "22023",
-                "42704" => "42704",
-                _ => error::CONNECTION_FAILURE,
-            },
-            Self::Setting(_) => error::NOT_SUPPORTED,
-        };
-        let native = match self {
-            // It may name files, which are no business of the client.
-            Self::Host(_) => NativeError::fatal(code, "Postern: the agent cannot use its configuration for the target"),
-            _ => NativeError::fatal(code, format!("Postern: {self}")),
-        };
-        match self {
-            Self::Host(_) => native.hint("Tell the operator of Postern: `postern status` says why."),
-            Self::Refused(_) | Self::NoPassword | Self::Proof => {
-                native.hint("The credential is the agent's, not yours. Tell the operator of Postern.")
-            }
-            _ => native,
-        }
-    }
-}
-
 /// A server that is ready for its first query.
 pub struct Upstream {
     /// The connection.
     pub server: Server,
+    /// Minor version of protocol 3 that it speaks.
+    pub minor: u16,
     /// `ParameterStatus` and `NoticeResponse` messages of the login, in order.
     pub greetings: Vec<Frame>,
     /// The server's own cancel key, if it gave one.
@@ -169,11 +61,16 @@ pub struct Upstream {
     pub server_is_utf8: bool,
 }
 
-/// Dials the target of a connection, and makes TLS as the configuration says. Needs the admission, like all that goes there.
+/// Dials the target of a connection, and makes TLS as the configuration says, with the certificate of the login if there is one.
+/// Needs the admission, like all that goes there.
 ///
 /// # Errors
 /// [`UpstreamError`]
-pub async fn open(connection: &Connection, admission: &Admission) -> Result<Server, UpstreamError> {
+pub async fn open(
+    connection: &Connection,
+    admission: &Admission,
+    login: Option<&Login>,
+) -> Result<Server, UpstreamError> {
     let Connection { host, target, destination, named, .. } = connection;
     let mut stream = dial(&**host, *destination).await?;
     if target.tls.mode == TlsMode::Disable {
@@ -183,16 +80,29 @@ pub async fn open(connection: &Connection, admission: &Admission) -> Result<Serv
         Some(file) => Some(host.read(file).await?),
         None => None,
     };
+    let direct = target.tls.negotiation == TlsNegotiation::Direct;
+    if !direct {
+        ask_for_tls(&mut stream, admission).await?;
+    }
+    let certificate = login.and_then(|login| login.certificate.as_ref());
+    let tls = tls::Target {
+        mode: target.tls.mode,
+        authorities: authorities.as_deref().map(Vec::as_slice),
+        name: &server_name(target, named.as_deref(), destination.ip()),
+        own: certificate.map(|certificate| Pem { chain: &certificate.chain, key: &certificate.key }),
+        beginning: Beginning { alpn: ALPN, direct },
+    };
+    Ok(Server::new(tls::connect(stream, tls).await?))
+}
+
+async fn ask_for_tls(stream: &mut TcpStream, admission: &Admission) -> Result<(), UpstreamError> {
     stream.write_all(admission.housekeeping(ssl_request()).bytes()).await?;
     // One byte, and no more: what follows belongs to TLS.
     match stream.read_u8().await? {
-        b'S' => {}
-        b'N' => return Err(UpstreamError::NoTls),
-        _ => return Err(UpstreamError::Protocol),
+        b'S' => Ok(()),
+        b'N' => Err(UpstreamError::NoTls),
+        _ => Err(UpstreamError::Protocol),
     }
-    let name = server_name(target, named.as_deref(), destination.ip());
-    let authorities = authorities.as_deref().map(Vec::as_slice);
-    Ok(Server::new(tls::connect(stream, target.tls.mode, authorities, &name, ALPN).await?))
 }
 
 /// The name to expect in the server's certificate: as configured, else the host name that stands for the address, else the
@@ -214,19 +124,33 @@ pub async fn login(
     mut server: Server,
     admission: &Admission,
     startup: &Startup,
+    target: &Target,
     login: &Login,
 ) -> Result<Upstream, UpstreamError> {
     server.send(&admission.housekeeping(startup.upstream(&login.user)));
-    let mut authentication = Authentication { login, tls: server.tls().is_some(), scram: None, proven: true };
+    let mut minor = startup.upstream_minor();
+    let channel = Channel {
+        verified: matches!(target.tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull),
+        end_point: server.stream().end_point().map(<[u8]>::to_vec),
+        must_bind: target.tls.channel_binding == ChannelBinding::Require,
+    };
+    let mut authentication = Authentication::new(login, channel);
     for _ in 0..LOGIN_MESSAGES {
         let frame = server.receive().await?;
         match frame.kind {
             server::AUTHENTICATION => match authentication.answer(frame.body())? {
                 Some(Answer::Send(bytes)) => server.send(&admission.housekeeping(bytes)),
-                Some(Answer::Done) => return ready(server).await,
+                Some(Answer::Done) => return ready(server, minor).await,
                 None => {}
             },
-            server::ERROR_RESPONSE => return Err(refusal(&frame)),
+            server::NEGOTIATE_PROTOCOL_VERSION => minor = negotiated(frame.body(), minor)?,
+            server::ERROR_RESPONSE => {
+                let bare = server.stream().asked_for_certificate() && login.certificate.is_none();
+                return Err(match refusal(&frame) {
+                    UpstreamError::Refused(code) if bare && code == "28000" => UpstreamError::NoCertificate(code),
+                    other => other,
+                });
+            }
             server::NOTICE_RESPONSE => {}
             _ => return Err(UpstreamError::Protocol),
         }
@@ -245,11 +169,12 @@ pub async fn relay_login(
     client: &mut Client,
 ) -> Result<Upstream, UpstreamError> {
     server.send(&admission.housekeeping(startup.upstream(&startup.user)));
+    let mut minor = startup.upstream_minor();
     for _ in 0..LOGIN_MESSAGES {
         let frame = server.receive().await?;
         match frame.kind {
             server::AUTHENTICATION => match Fields::new(frame.body()).unsigned()? {
-                0 => return ready(server).await,
+                0 => return ready(server, minor).await,
                 // The last word of SASL is the server's.
                 12 => client.send(&without_values(frame.bytes)),
                 method => {
@@ -259,6 +184,7 @@ pub async fn relay_login(
                     server.send(&admission.housekeeping(client.password().await?.bytes));
                 }
             },
+            server::NEGOTIATE_PROTOCOL_VERSION => minor = negotiated(frame.body(), minor)?,
             // The credential is the client's own, so the server's words about it are for the client.
             server::ERROR_RESPONSE => return Err(session_refused(&frame)),
             server::NOTICE_RESPONSE => {}
@@ -290,7 +216,7 @@ fn without_channel_binding(frame: &Frame) -> Result<Bytes, Malformed> {
 ///
 /// # Errors
 /// [`UpstreamError`]
-pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
+pub async fn ready(mut server: Server, minor: u16) -> Result<Upstream, UpstreamError> {
     let mut greetings = Vec::new();
     let (mut key, mut encoding, mut conforming, mut server_is_utf8) = (None, Encoding::Ascii, false, false);
     for _ in 0..LOGIN_MESSAGES {
@@ -308,9 +234,12 @@ pub async fn ready(mut server: Server) -> Result<Upstream, UpstreamError> {
                 greetings.push(frame);
             }
             server::NOTICE_RESPONSE => greetings.push(frame),
-            server::BACKEND_KEY_DATA => key = Some(CancelKey::read(frame.body())?),
+            server::BACKEND_KEY_DATA => match CancelKey::read(frame.body())? {
+                long if minor < 2 && long.secret.len() != SHORT_SECRET => return Err(UpstreamError::Protocol),
+                read => key = Some(read),
+            },
             server::READY_FOR_QUERY if frame.body() == b"I" => {
-                return Ok(Upstream { server, greetings, key, encoding, conforming, server_is_utf8 });
+                return Ok(Upstream { server, minor, greetings, key, encoding, conforming, server_is_utf8 });
             }
             server::ERROR_RESPONSE => return Err(refusal(&frame)),
             _ => return Err(UpstreamError::Protocol),
@@ -336,86 +265,6 @@ fn session_refused(frame: &Frame) -> UpstreamError {
         String::from_utf8_lossy(found).into_owned()
     };
     UpstreamError::Session { code: field(b'C'), message: field(b'M') }
-}
-
-/// What to do about a message of the server.
-enum Answer {
-    Send(Bytes),
-    Done,
-}
-
-/// The client's side of an authentication.
-struct Authentication<'a> {
-    login: &'a Login,
-    tls: bool,
-    scram: Option<ScramSha256>,
-    /// The server has proven what it must: with SCRAM, that it knows the password.
-    proven: bool,
-}
-
-impl Authentication<'_> {
-    /// Answers `Authentication…`.
-    fn answer(&mut self, body: &[u8]) -> Result<Option<Answer>, UpstreamError> {
-        const OK: u32 = 0;
-        const CLEARTEXT: u32 = 3;
-        const MD5: u32 = 5;
-        const SASL: u32 = 10;
-        const SASL_CONTINUE: u32 = 11;
-        const SASL_FINAL: u32 = 12;
-
-        let mut fields = Fields::new(body);
-        match fields.unsigned()? {
-            OK if self.proven => Ok(Some(Answer::Done)),
-            OK => Err(UpstreamError::Proof),
-            CLEARTEXT if !self.tls => Err(UpstreamError::Plaintext),
-            CLEARTEXT => Ok(Some(Answer::Send(password_message(self.password()?)))),
-            MD5 => {
-                let salt = fields.bytes(4)?.try_into().map_err(|_| Malformed)?;
-                let hash = Zeroizing::new(md5_hash(self.login.user.as_bytes(), self.password()?, salt));
-                Ok(Some(Answer::Send(password_message(hash.as_bytes()))))
-            }
-            SASL => {
-                let mut offered = false;
-                while fields.left() > 1 {
-                    offered |= fields.string()? == SCRAM_SHA_256.as_bytes();
-                }
-                if !offered {
-                    return Err(UpstreamError::Method(SASL));
-                }
-                let scram = ScramSha256::new(self.password()?, ChannelBinding::unsupported());
-                let answer = message::write(client::PASSWORD, |body| {
-                    put_string(body, SCRAM_SHA_256.as_bytes());
-                    body.put_i32(i32::try_from(scram.message().len()).unwrap_or(-1));
-                    body.put_slice(scram.message());
-                });
-                self.scram = Some(scram);
-                self.proven = false;
-                Ok(Some(Answer::Send(answer)))
-            }
-            SASL_CONTINUE => {
-                let mut scram = self.scram.take().ok_or(UpstreamError::Protocol)?;
-                scram.update(fields.bytes(fields.left())?).map_err(|_| UpstreamError::Proof)?;
-                let answer = message::write(client::PASSWORD, |body| body.put_slice(scram.message()));
-                self.scram = Some(scram);
-                Ok(Some(Answer::Send(answer)))
-            }
-            SASL_FINAL => {
-                let mut scram = self.scram.take().ok_or(UpstreamError::Protocol)?;
-                scram.finish(fields.bytes(fields.left())?).map_err(|_| UpstreamError::Proof)?;
-                self.proven = true;
-                Ok(None)
-            }
-            method => Err(UpstreamError::Method(method)),
-        }
-    }
-
-    fn password(&self) -> Result<&[u8], UpstreamError> {
-        self.login.password.as_deref().map(Vec::as_slice).ok_or(UpstreamError::NoPassword)
-    }
-}
-
-fn password_message(password: &[u8]) -> Bytes {
-    message::write(client::PASSWORD, |body| put_string(body, password))
 }
 
 #[cfg(test)]

@@ -145,10 +145,10 @@ impl Client {
         self.0.receive(frame::password_limit).await
     }
 
-    /// TLS towards the client, if any.
+    /// The stream, for what is known of its TLS.
     #[must_use]
-    pub fn tls(&self) -> Option<String> {
-        self.0.stream.tls()
+    pub fn stream(&self) -> &Stream {
+        &self.0.stream
     }
 
     /// Bytes received and sent.
@@ -201,10 +201,10 @@ impl Server {
         self.0.receive(frame::server_limit).await
     }
 
-    /// TLS towards the server, if any.
+    /// The stream, for what is known of its TLS.
     #[must_use]
-    pub fn tls(&self) -> Option<String> {
-        self.0.stream.tls()
+    pub fn stream(&self) -> &Stream {
+        &self.0.stream
     }
 
     /// What was received and not yet used.

@@ -29,7 +29,7 @@ fn the_database_is_the_user_by_default() {
     let startup = read(0, &[("user", "reader"), ("application_name", "psql")]).expect("good");
     assert_eq!(startup.database, "reader");
     assert_eq!(startup.settings, [("application_name".to_owned(), "psql".to_owned())]);
-    assert_eq!(startup.negotiation(), None);
+    assert_eq!(startup.negotiation(0), None);
 }
 
 #[test]
@@ -57,10 +57,64 @@ fn what_is_not_supported_is_refused() {
 }
 
 #[test]
-fn newer_clients_are_brought_down_to_3_0() {
+fn newer_clients_are_told_what_is_spoken() {
     let startup = read(2, &[("user", "a"), ("_pq_.x", "1")]).expect("good");
-    let answer = startup.negotiation().expect("one").into_shown();
-    assert_eq!(&answer[..], b"v\0\0\0\x13\0\0\0\0\0\0\0\x01_pq_.x\0");
+    let answer = startup.negotiation(0).expect("one").into_shown();
+    assert_eq!(&answer[..], b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
+    assert!(startup.negotiation(2).is_some());
+    let startup = read(2, &[("user", "a")]).expect("good");
+    assert_eq!(startup.negotiation(2), None);
+    let startup = read(9999, &[("user", "a")]).expect("good");
+    assert_eq!(startup.upstream_minor(), 2);
+    assert_eq!(&startup.negotiation(2).expect("one").into_shown()[..], b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0");
+}
+
+#[test]
+fn a_server_may_only_come_down() {
+    assert_eq!(negotiated(b"\0\x03\0\0\0\0\0\0", 2), Ok(0));
+    assert_eq!(negotiated(b"\0\x03\0\x01\0\0\0\0", 2), Ok(1));
+    let bad: [&[u8]; 7] = [
+        b"\0\x03\0\x02\0\0\0\0",
+        b"\0\x03\0\x03\0\0\0\0",
+        b"\0\x02\0\0\0\0\0\0",
+        b"\0\0\0\0\0\0\0\0",
+        b"\0\x03\0\0\0\0\0\x01_pq_.x\0",
+        b"\0\x03\0\0\0\0\0\0x",
+        b"\0\x03\0\0",
+    ];
+    for body in bad {
+        assert_eq!(negotiated(body, 2), Err(Malformed), "{body:?}");
+    }
+    assert_eq!(negotiated(b"\0\x03\0\0\0\0\0\0", 0), Err(Malformed));
+}
+
+#[test]
+fn the_identity_takes_the_place_of_the_clients_name() {
+    let mut startup =
+        read(0, &[("user", "a"), ("application_name", "psql"), ("options", "-c Application_Name=odd -c a=b")])
+            .expect("good");
+    let name = identity(Some(&"orders-reader".to_owned()), "01kb9x2m4q7");
+    assert_eq!(startup.rename(name.clone()), Some("odd".into()));
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(startup.settings, [pair("a", "b"), pair("application_name", "postern:orders-reader:01kb9x2m4q7")]);
+    assert_eq!(identity(None, "01kb9x2m4q7"), "postern:-:01kb9x2m4q7");
+    // A server cuts what is longer than 63 bytes: the session's id must be whole.
+    let long = identity(Some(&"r".repeat(80)), "01kb9x2m4q7");
+    assert!(long.len() == 63 && long.ends_with("r:01kb9x2m4q7"), "{long}");
+}
+
+#[test]
+fn cancel_keys_have_4_to_256_bytes() {
+    for length in [4, 32, 256] {
+        let body = [&[0, 0, 0, 7][..], &vec![9; length]].concat();
+        let Ok(key) = CancelKey::read(&body) else { panic!("{length}") };
+        assert_eq!(key.body(), body);
+        assert!(take(&mut BytesMut::from(&key.request()[..])) == Ok(Some(Opening::Cancel(key))));
+    }
+    for length in [0, 3, 257] {
+        assert!(CancelKey::read(&vec![0; 4 + length]).is_err(), "{length}");
+    }
+    assert!(CancelKey::read(&[0; 3]).is_err());
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use crate::config::UpstreamTls;
 fn the_certificate_is_to_be_for_the_name_that_led_to_the_server() {
     let expected = |configured: Option<&str>, addresses: &[&str], named: Option<&str>| {
         let target = Target {
-            tls: UpstreamTls { mode: TlsMode::VerifyFull, ca: None, name: configured.map(Into::into) },
+            tls: UpstreamTls { name: configured.map(Into::into), ..UpstreamTls::new(TlsMode::VerifyFull) },
             ..Target::simple("orders", addresses.iter().map(|address| address.parse().expect("an address")).collect())
         };
         server_name(&target, named, IpAddr::V4(Ipv4Addr::new(10, 20, 0, 5)))

@@ -258,6 +258,12 @@ async fn ask(
     simple: bool,
     asides: &mut Vec<Frame>,
 ) -> Result<Vec<Vec<Row>>, DatabaseError> {
+    if !simple {
+        // What failed in its midst has left them.
+        for kind in [b'P', b'S'] {
+            server.send(&admission.housekeeping(write_named(client::CLOSE, kind, NAME.as_bytes())));
+        }
+    }
     for text in texts {
         if simple {
             server.send(&admission.housekeeping(write_query(text)));

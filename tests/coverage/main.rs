@@ -61,11 +61,11 @@ fn main() -> ExitCode {
             .case("a killed agent's recorded sessions are not lost", || world.recorded())
             .case("many at once, from many processes", || world.many())
             .case("a connect that nobody can account for is an alarm", || world.unexplained())
+            .case("the kernel side's removal and its new epoch are in the log", || world.epochs())
             .case(
                 "thousands of users fill the ledger's rows, and it is still told, recorded and reconciled in time",
                 || world.filled(),
             )
-            .case("the kernel side's removal and its new epoch are in the log", || world.epochs())
             .case("a program that is detached, and is back, is in the log", || world.detached())
             .case("a full map and a lost word are in the log", || world.losses())
             .case("a set clock is in the log", || world.clock())

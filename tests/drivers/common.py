@@ -12,6 +12,10 @@ NULLS = "SELECT id, name, price, tags, at FROM items ORDER BY id"
 DSN = "host={PGHOST} port={PGPORT} dbname={PGDATABASE} user={PGUSER} sslmode=disable".format(**os.environ)
 
 
+def shown(value):
+    return repr(bytes(value) if isinstance(value, memoryview) else value)
+
+
 def say(case, *got):
     print(json.dumps([case, *got], default=repr, sort_keys=True), flush=True)
 

@@ -20,7 +20,7 @@ for driver in ("psycopg", "psycopg2", "pg8000"):
     with engine.connect() as conn:
         for name, text in (("types", TYPES), ("nulls", NULLS), ("arrays", ARRAYS)):
             rows = conn.exec_driver_sql(text).fetchall()
-            say(name, driver, [[repr(value) for value in row] for row in rows])
+            say(name, driver, [[shown(value) for value in row] for row in rows])
         try:
             conn.exec_driver_sql("SELECT 1/0")
         except sqlalchemy.exc.DBAPIError as error:

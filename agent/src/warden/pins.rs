@@ -22,6 +22,7 @@ use aya::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, PinnedLink},
     },
+    sys::SyscallError,
 };
 use tracing::{debug, warn};
 
@@ -140,7 +141,9 @@ pub(super) const MAPS: [Layout; 18] = [
 /// Removes an entry of a map, if it is there.
 pub(super) fn forget<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapError> {
     match map.remove(key) {
-        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
         other => other,
     }
 }

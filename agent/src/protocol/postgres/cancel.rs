@@ -49,11 +49,9 @@ impl Issued {
         let length = if minor < 2 { SHORT_SECRET } else { LONG_SECRET };
         let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let [a, b, c, d]: [u8; 4] = tls::random()?;
             let secret: [u8; LONG_SECRET] = tls::random()?;
-            // Clients show the process id as a positive number.
-            let process = u32::from_be_bytes([a & 0x7f, b, c, d]);
-            let own = CancelKey { process, secret: Bytes::copy_from_slice(&secret[..length]) };
+            // The server's own process id: clients compare it with pg_backend_pid() and with who notifies.
+            let own = CancelKey { process: key.process, secret: Bytes::copy_from_slice(&secret[..length]) };
             if let std::collections::hash_map::Entry::Vacant(entry) = keys.entry(own.clone()) {
                 entry.insert(Session { connection: Arc::clone(connection), admission: admission.clone(), key });
                 return Ok(Self(own));

@@ -184,14 +184,87 @@ pub async fn read(
     old: Option<&Arc<Snapshot>>,
     asides: &mut Vec<Frame>,
 ) -> Result<Arc<Snapshot>, DatabaseError> {
-    let around = |text: &'static str| alone.then_some(text);
-    let texts = around("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .into_iter()
-        .chain(QUERIES.iter().copied())
-        .chain(around("COMMIT"));
-    let mut count = 0;
+    let frame = if alone { &ALONE } else { &WITHIN };
+    let texts: Vec<&str> = [frame.before, QUERIES, frame.after].concat();
+    for _ in 1..TRIES {
+        match ask(server, admission, &texts, simple, asides).await {
+            // The client may just have asked to cancel what it did before: that was not this.
+            Err(DatabaseError::Upstream(UpstreamError::Session { code, .. })) if code == CANCELED => {
+                ask(server, admission, frame.undo, simple, asides).await?;
+            }
+            asked => return snapshot(asked?, frame.before.len(), old),
+        }
+    }
+    snapshot(ask(server, admission, &texts, simple, asides).await?, frame.before.len(), old)
+}
+
+/// What is put around the queries, and what is done instead of its end after a failure.
+struct Around {
+    before: &'static [&'static str],
+    after: &'static [&'static str],
+    undo: &'static [&'static str],
+}
+
+/// The client may have set a timeout that is meant for its own statements.
+const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
+
+const ALONE: Around = Around {
+    before: &["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", NO_TIMEOUT],
+    after: &["COMMIT"],
+    undo: &["ROLLBACK"],
+};
+
+/// What fails here must not fail the client's transaction.
+const WITHIN: Around = Around {
+    before: &["SAVEPOINT \"postern catalogue\"", NO_TIMEOUT],
+    after: &["ROLLBACK TO SAVEPOINT \"postern catalogue\"", "RELEASE SAVEPOINT \"postern catalogue\""],
+    undo: &["ROLLBACK TO SAVEPOINT \"postern catalogue\"", "RELEASE SAVEPOINT \"postern catalogue\""],
+};
+
+/// How often the catalogue is read while it is cancelled.
+const TRIES: usize = 4;
+
+/// `query_canceled`
+const CANCELED: &str = "57014";
+
+/// The snapshot that these answers make: those after the first `before`.
+fn snapshot(
+    mut answers: Vec<Vec<Row>>,
+    before: usize,
+    old: Option<&Arc<Snapshot>>,
+) -> Result<Arc<Snapshot>, DatabaseError> {
+    let answers: Vec<Vec<Row>> = answers.drain(before..).take(QUERIES.len()).collect();
+    let mut digest = Sha256::new();
+    for answer in &answers {
+        for value in answer.iter().flatten() {
+            let value = value.as_deref();
+            digest.update(value.map_or(u64::MAX, |value| value.len() as u64).to_le_bytes());
+            digest.update(value.unwrap_or_default());
+        }
+        digest.update([0]);
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    match old {
+        Some(old) if old.digest == digest => Ok(Arc::clone(old)),
+        _ => Ok(Arc::new(Snapshot { catalogue: Catalogue::build(answers)?, digest })),
+    }
+}
+
+/// Asks the server for the answers of these texts.
+async fn ask(
+    server: &mut Server,
+    admission: &Admission,
+    texts: &[&str],
+    simple: bool,
+    asides: &mut Vec<Frame>,
+) -> Result<Vec<Vec<Row>>, DatabaseError> {
+    if !simple {
+        // What failed in its midst has left them.
+        for kind in [b'P', b'S'] {
+            server.send(&admission.housekeeping(write_named(client::CLOSE, kind, NAME.as_bytes())));
+        }
+    }
     for text in texts {
-        count += 1;
         if simple {
             server.send(&admission.housekeeping(write_query(text)));
         } else {
@@ -199,13 +272,12 @@ pub async fn read(
         }
     }
     // A Query each, or one Sync, is answered with ReadyForQuery.
-    let mut unready = if simple { count } else { 1 };
+    let mut unready = if simple { texts.len() } else { 1 };
     if !simple {
         server.send(&admission.housekeeping(write_bare(client::SYNC)));
     }
-    let mut answers: Vec<Vec<Row>> = Vec::with_capacity(count);
-    let mut rows = Vec::new();
-    let (mut digest, mut size) = (Sha256::new(), 0);
+    let mut answers: Vec<Vec<Row>> = Vec::with_capacity(texts.len());
+    let (mut rows, mut size) = (Vec::new(), 0);
     let mut failure = None;
     loop {
         let frame = server.receive().await.map_err(UpstreamError::from)?;
@@ -215,32 +287,24 @@ pub async fn read(
                 if size > LARGEST {
                     return Err(DatabaseError::TooLarge);
                 }
-                digest.update(&frame.bytes);
                 rows.push(row(frame.body()).map_err(UpstreamError::from)?);
             }
-            server::COMMAND_COMPLETE => {
-                digest.update([0]);
-                answers.push(std::mem::take(&mut rows));
-            }
+            server::COMMAND_COMPLETE => answers.push(std::mem::take(&mut rows)),
             server::PARSE_COMPLETE | server::BIND_COMPLETE | server::CLOSE_COMPLETE | server::ROW_DESCRIPTION => {}
-            server::ERROR_RESPONSE => failure = Some(refusal(&frame)),
+            server::ERROR_RESPONSE => {
+                failure.get_or_insert_with(|| refusal(&frame));
+                rows.clear();
+            }
             server::READY_FOR_QUERY if unready == 1 => break,
             server::READY_FOR_QUERY => unready -= 1,
             server::NOTICE_RESPONSE | server::PARAMETER_STATUS | server::NOTIFICATION_RESPONSE => asides.push(frame),
             _ => return Err(UpstreamError::Protocol.into()),
         }
     }
-    if let Some(failure) = failure {
-        return Err(failure.into());
-    }
-    if alone {
-        answers.remove(0);
-        answers.pop();
-    }
-    let digest: [u8; 32] = digest.finalize().into();
-    match old {
-        Some(old) if old.digest == digest => Ok(Arc::clone(old)),
-        _ => Ok(Arc::new(Snapshot { catalogue: Catalogue::build(answers)?, digest })),
+    match failure {
+        Some(failure) => Err(failure.into()),
+        None if answers.len() == texts.len() => Ok(answers),
+        None => Err(UpstreamError::Protocol.into()),
     }
 }
 

@@ -66,6 +66,8 @@ fn main() -> ExitCode {
             .target(
                 Target::postgres("shop", server.addresses())
                     .credential("app", None)
+                    // Else the session's id is in what the server reports.
+                    .line("application_name = \"client\"")
                     .column("*.public.people.ssn", "pii", "last4")
                     .column("*.public.people.email", "pii", "email")
                     .column("*.public.people.born", "pii", "year")

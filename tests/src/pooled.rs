@@ -49,7 +49,7 @@ impl Pool {
         let socket = server.socket();
         let host = socket.parent().unwrap_or(Path::new("/")).display();
         let database = format!("host={host} port={} user=postgres", server.port());
-        Self::listen(&database, addresses, "pool_mode = transaction\ndefault_pool_size = 4")
+        Self::listen(&database, addresses, "pool_mode = transaction\ndefault_pool_size = 4\nserver_reset_query =")
     }
 
     /// Listens at `address`, and has a session of the server at `host` for each client.
@@ -58,7 +58,7 @@ impl Pool {
     /// As [`Pool::start`].
     pub fn sessions(host: IpAddr, port: u16, user: &str, password: &str, address: IpAddr) -> Outcome<Self> {
         let database = format!("host={host} port={port} user={user} password={password}");
-        Self::listen(&database, &[address], "pool_mode = session\ndefault_pool_size = 100")
+        Self::listen(&database, &[address], "pool_mode = session\ndefault_pool_size = 100\nserver_reset_query = DISCARD ALL")
     }
 
     fn listen(database: &str, addresses: &[IpAddr], pool: &str) -> Outcome<Self> {
@@ -68,7 +68,7 @@ impl Pool {
         let config = format!(
             "[databases]\n* = {database}\n\
              [pgbouncer]\nlisten_addr = {}\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n{pool}\n\
-             max_client_conn = {CLIENTS}\nlog_connections = 0\nlog_disconnections = 0\nserver_reset_query =\n\
+             max_client_conn = {CLIENTS}\nlog_connections = 0\nlog_disconnections = 0\n\
              ignore_startup_parameters = extra_float_digits,options\n",
             listen.join(", "),
         );

@@ -58,7 +58,11 @@ impl Pool {
     /// As [`Pool::start`].
     pub fn sessions(host: IpAddr, port: u16, user: &str, password: &str, address: IpAddr) -> Outcome<Self> {
         let database = format!("host={host} port={port} user={user} password={password}");
-        Self::listen(&database, &[address], "pool_mode = session\ndefault_pool_size = 100\nserver_reset_query = DISCARD ALL")
+        Self::listen(
+            &database,
+            &[address],
+            "pool_mode = session\ndefault_pool_size = 100\nserver_reset_query = DISCARD ALL",
+        )
     }
 
     fn listen(database: &str, addresses: &[IpAddr], pool: &str) -> Outcome<Self> {

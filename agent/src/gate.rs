@@ -246,6 +246,14 @@ impl Gate {
         }
     }
 
+    /// Checks that the process still is what it was, for what goes on without a further decision: the data of a COPY, and streams.
+    ///
+    /// # Errors
+    /// The denial, for a native error; none in observe mode.
+    pub fn is_present(&mut self) -> Result<(), Denial> {
+        if self.subject.mode == Mode::Observe { Ok(()) } else { self.alive() }
+    }
+
     /// The epoch of the policies that decide now.
     #[must_use]
     pub fn epoch(&self) -> u64 {

@@ -290,6 +290,34 @@ elif name in ("exec-later", "exit-later"):
         os.execv(args[0], [args[0], "50"])
     # The child speaks after this process has gone; whoever waits for the output gets it all.
     os._exit(0)
+elif name in ("copy-exec", "copy-exit", "copy-stay"):
+    # A process begins to copy, and a child that has its socket sends the data.
+    s = opened()
+    startup(s)
+    read(s)
+    query(s, "COPY nuggets FROM STDIN")
+    while s.recv(1) != b"G":
+        pass
+    me = os.getpid()
+    if fork() == 0:
+        while name == "copy-exec" and runs(me) == os.readlink("/proc/self/exe"):
+            time.sleep(0.001)
+        while name == "copy-exit" and os.getppid() == me:
+            time.sleep(0.001)
+        try:
+            line = name.encode() + b"\n"
+            s.sendall(b"d" + struct.pack("!i", len(line) + 4) + line + b"c" + struct.pack("!i", 4))
+            say(read(s))
+        except OSError as error:
+            say(repr(error))
+        if name != "copy-exit":
+            os.kill(me, signal.SIGKILL)
+        os._exit(0)
+    if name == "copy-exec":
+        os.execv("/bin/sleep", ["/bin/sleep", "50"])
+    if name == "copy-stay":
+        time.sleep(50)
+    os._exit(0)
 elif name == "passed":
     # One process connects, another speaks.
     connects, speaks = int(args[0]), int(args[1])

@@ -85,6 +85,22 @@ fn main() -> ExitCode {
                 expect(!seen.stdout.contains(&format!("second {SECRET}")), || seen.to_string())?;
                 expect(seen.stdout.contains("has ended"), || seen.to_string())
             })
+            .case("control: a child sends the data of a COPY that its parent has begun", || {
+                let seen = world.python(PERMITTED_UID, "copy-stay", &[])?;
+                expect(world.copied("copy-stay")?.trim() == "1", || seen.to_string())
+            })
+            .case(
+                "exec, or the end of the process, while it copies: nothing more is taken, and nothing is kept",
+                || {
+                    for (attack, reason) in [("copy-exec", "has executed another program"), ("copy-exit", "has ended")]
+                    {
+                        let seen = world.python(PERMITTED_UID, attack, &[])?;
+                        expect(seen.stdout.contains(reason), || seen.to_string())?;
+                        expect(world.copied(attack)?.trim() == "0", || seen.to_string())?;
+                    }
+                    Ok(())
+                },
+            )
             .case("control: the permitted program in a mount namespace of its own", || {
                 let seen = mounted(&world, "true", &format!("{PSQL} -X -A -t -d '{}' -c 'TABLE gold'", world.dsn()))?;
                 expect(seen.stdout.trim() == SECRET, || seen.to_string())

@@ -37,7 +37,7 @@ permit (principal in Role::"psql", action in [Action::"connect", Action::"sql:se
 @id("by-hash")
 permit (principal in Role::"hash", action in [Action::"connect", Action::"sql:select"], resource in Target::"vault");
 @id("by-user")
-permit (principal in Role::"user", action in [Action::"connect", Action::"sql:select"], resource in Target::"vault");
+permit (principal in Role::"user", action in [Action::"connect", Action::"sql:select", Action::"sql:insert", Action::"sql:copy_in"], resource in Target::"vault");
 "#;
 
 /// Everything that the cases share.
@@ -54,7 +54,8 @@ impl World {
         enter_own_namespace(&[])?;
         let server = Postgres::builder().auth(Auth::Trust).login("app", "unused").start()?;
         let gold = format!(
-            "CREATE TABLE gold (secret text); INSERT INTO gold VALUES ('{SECRET}'); GRANT SELECT ON gold TO app"
+            "CREATE TABLE gold (secret text); INSERT INTO gold VALUES ('{SECRET}'); GRANT SELECT ON gold TO app; \
+             CREATE TABLE nuggets (of text); GRANT INSERT ON nuggets TO app"
         );
         server.sql("postgres", &gold)?;
         let hash = Cmd::new("sha256sum").arg(PSQL).ok()?;
@@ -69,6 +70,11 @@ impl World {
         let dir = TempDir::new().map_err(|error| error.to_string())?;
         let script = dir.write("attack.py", include_str!("attack.py"), 0o644).map_err(|error| error.to_string())?;
         Ok(Self { agent: agent.into(), server, dir, script })
+    }
+
+    /// What was copied into the server by this attack.
+    pub fn copied(&self, attack: &str) -> Outcome<String> {
+        self.server.sql("postgres", &format!("SELECT count(*) FROM nuggets WHERE of = '{attack}'"))
     }
 
     pub fn port(&self) -> u16 {

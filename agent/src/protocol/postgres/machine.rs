@@ -242,6 +242,12 @@ impl Machine {
             && matches!(self.client, Client::Reading | Client::Discarding)
     }
 
+    /// Whether the server takes data of the client's, for which nothing is decided any more.
+    #[must_use]
+    pub fn takes_data(&self) -> bool {
+        matches!(self.copying, Copying::From { .. })
+    }
+
     /// The client sends nothing more. What it has sent is still carried out and answered, as the server would; a message
     /// that is not whole never will be.
     pub fn client_ended(&mut self) {

@@ -203,8 +203,12 @@ impl Session {
         Ok(())
     }
 
-    /// Other sessions may have read the catalogue, and the operator may have changed the policies.
+    /// Other sessions may have read the catalogue, the operator may have changed the policies, and the process that copies may be
+    /// another by now.
     fn keep_up(&mut self, epoch: &mut u64) -> Result<(), Failed> {
+        if self.machine.takes_data() {
+            self.gate.is_present().map_err(unrecorded)?;
+        }
         // Within a transaction the catalogue is what that sees.
         let apart = self.machine.in_transaction() || self.reading.replication == Some(Replication::Physical);
         let newest = if apart { None } else { self.shared.newest() };

@@ -171,8 +171,8 @@ impl Machine {
             Some(denial) => Ask::Refuse(denial),
             None => Ask::Decide(Self::unproven(&statement)),
         };
-        let deciding = Deciding::Query { understood: Some(understood) };
-        Ok(self.ask(ask, (self.cautious(&statement.action), statement.text.clone()), Vec::new(), frame.bytes, deciding))
+        let deciding = Deciding::Query { understood };
+        Ok(self.ask(ask, (statement.action.clone(), statement.text.clone()), Vec::new(), frame.bytes, deciding))
     }
 
     /// `Parse`: nothing happens yet, so it is only refused outright.
@@ -202,7 +202,7 @@ impl Machine {
             None => Ask::Foresee(Self::unproven(&statement)),
         };
         let prepared = prepared(source, types, understood);
-        let subject = (self.cautious(&statement.action), statement.text.clone());
+        let subject = (statement.action.clone(), statement.text.clone());
         Ok(self.ask(ask, subject, Vec::new(), frame.bytes, Deciding::Parse { name, prepared }))
     }
 
@@ -239,8 +239,8 @@ impl Machine {
                 masking::parameter(statement.parameters_clear, text)
             })
             .collect();
-        let deciding = Deciding::Bind { portal, bound: Some((prepared, understood)), results: bind.results };
-        let subject = (self.cautious(&statement.action), statement.text.clone());
+        let deciding = Deciding::Bind { portal, prepared, understood, results: bind.results };
+        let subject = (statement.action.clone(), statement.text.clone());
         Ok(self.ask(ask, subject, parameters, frame.bytes, deciding))
     }
 

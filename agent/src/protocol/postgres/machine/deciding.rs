@@ -28,7 +28,7 @@ use crate::{
 /// A message whose verdict is outstanding.
 pub(super) enum Deciding {
     Query {
-        understood: Option<Understood>,
+        understood: Understood,
     },
     Parse {
         name: Arc<str>,
@@ -36,7 +36,8 @@ pub(super) enum Deciding {
     },
     Bind {
         portal: Arc<str>,
-        bound: Option<(Arc<Prepared>, Understood)>,
+        prepared: Arc<Prepared>,
+        understood: Understood,
         results: Vec<i16>,
     },
     /// `Execute` of a cursor.
@@ -59,7 +60,7 @@ impl Deciding {
     /// A denial of it, with what was wrong with a text that could not be read: that is a slip more often than an attack.
     pub(super) fn explain(&self, denial: Denial) -> Denial {
         let statement = match self {
-            Self::Query { understood } => understood.as_ref().map(|understood| Arc::clone(&understood.statement)),
+            Self::Query { understood } => Some(Arc::clone(&understood.statement)),
             Self::Parse { prepared, .. } => Some(prepared.understood().statement),
             Self::Bind { .. } | Self::Fetch { .. } | Self::Call { .. } => None,
         };
@@ -86,7 +87,7 @@ impl Machine {
         bytes: Bytes,
         deciding: Deciding,
     ) -> Outcome {
-        let held = Held::new(action, text, parameters, bytes);
+        let held = Held::new(self.cautious(action), text, parameters, bytes);
         self.client = Client::Deciding(Box::new(deciding));
         self.steps.push_back(Step::Decide(Question { held, ask }));
         Outcome::Done
@@ -137,10 +138,9 @@ impl Machine {
         match deciding {
             Deciding::Query { understood } => {
                 self.steps.push_back(Step::ToServer(released));
-                let (changes, catalogue) = understood.as_ref().map_or((Vec::new(), true), |it| self.changes(it));
-                let statement = understood.map(|understood| understood.statement);
-                let answer = undescribed(statement.as_deref(), Rows::default());
-                let operation = Operation::new(session, ongoing, statement, answer, now);
+                let (changes, catalogue) = self.changes(&understood);
+                let answer = undescribed(Some(&understood.statement), Rows::default());
+                let operation = Operation::new(session, ongoing, Some(understood.statement), answer, now);
                 self.expect(Expect::Query(Box::new(operation)), changes, catalogue);
             }
             Deciding::Fetch { name, understood } => {
@@ -169,11 +169,8 @@ impl Machine {
                 self.steps.push_back(Step::ToServer(released));
                 self.expect(Expect::Parse, vec![vec![Change::Statement(name, prepared)]], false);
             }
-            Deciding::Bind { portal: name, bound, results } => {
+            Deciding::Bind { portal: name, prepared, understood, results } => {
                 self.steps.push_back(Step::ToServer(released));
-                let Some((prepared, understood)) = bound else {
-                    return self.expect(Expect::Bind, Vec::new(), false);
-                };
                 let mut answer =
                     undescribed(Some(&understood.statement), Rows::bound(prepared.column_types(), results));
                 answer.columns = prepared.column_names();

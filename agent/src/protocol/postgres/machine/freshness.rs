@@ -40,8 +40,7 @@ impl Machine {
 
     /// What is asked for where an earlier message of the same pipeline may have changed the catalogue: what it means cannot be
     /// told, so whoever may do anything may do this.
-    pub(super) fn cautious(&self, action: &Arc<Action>) -> Arc<Action> {
-        let mut action = Arc::clone(action);
+    pub(super) fn cautious(&self, mut action: Arc<Action>) -> Arc<Action> {
         if self.after_change() && !self.observes() {
             let opaque = sql::opaque(&self.start.database).requests;
             Arc::make_mut(&mut action).requests.extend(opaque);

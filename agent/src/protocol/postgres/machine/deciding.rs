@@ -8,12 +8,13 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Ask, Client, Expect, Machine, Question, Step,
+    Ask, Client, Close, Expect, Machine, NativeError, Question, Step,
     answer::Answer,
     client::Outcome,
     from_client, message,
     names::{Bound, Change, NAME_LENGTH, NAMES, Portal, Prepared, Source, Understood},
     operation::Operation,
+    refusal::{Refused, fails_with_transaction},
 };
 use crate::{
     gate::{Held, Ongoing, Released},
@@ -49,21 +50,40 @@ pub(super) enum Deciding {
         understood: Understood,
         result: i16,
     },
+    /// What is refused in any case, and only recorded. The statement, as far as it is known.
+    Refused {
+        refused: Refused,
+        statement: Option<Arc<Statement>>,
+    },
 }
 
 impl Deciding {
-    /// Whether it is answered up to `ReadyForQuery`.
-    pub(super) fn simple(&self) -> bool {
-        matches!(self, Self::Query { .. } | Self::Call { .. })
+    /// What the message is, once it is refused.
+    fn refused(&self) -> Refused {
+        match self {
+            Self::Query { .. } => Refused::Query,
+            Self::Call { .. } => Refused::Call,
+            Self::Parse { name, .. } if name.is_empty() => Refused::Parse,
+            Self::Parse { .. } | Self::Bind { .. } | Self::Fetch { .. } => Refused::Other,
+            Self::Refused { refused, .. } => *refused,
+        }
+    }
+
+    /// The statement, as far as it is known.
+    fn statement(&self) -> Option<Arc<Statement>> {
+        match self {
+            Self::Query { understood }
+            | Self::Bind { understood, .. }
+            | Self::Fetch { understood, .. }
+            | Self::Call { understood, .. } => Some(Arc::clone(&understood.statement)),
+            Self::Parse { prepared, .. } => Some(prepared.understood().statement),
+            Self::Refused { statement, .. } => statement.clone(),
+        }
     }
 
     /// A denial of it, with what was wrong with a text that could not be read: that is a slip more often than an attack.
     pub(super) fn explain(&self, denial: Denial) -> Denial {
-        let statement = match self {
-            Self::Query { understood } => Some(Arc::clone(&understood.statement)),
-            Self::Parse { prepared, .. } => Some(prepared.understood().statement),
-            Self::Bind { .. } | Self::Fetch { .. } | Self::Call { .. } => None,
-        };
+        let statement = matches!(self, Self::Query { .. } | Self::Parse { .. }).then(|| self.statement()).flatten();
         match statement.as_ref().and_then(|statement| statement.unread.as_ref()) {
             Some(unread) => denial.with_hint(format!("The statement could not be read: {unread}.")),
             None => denial,
@@ -169,6 +189,7 @@ impl Machine {
                 self.steps.push_back(Step::ToServer(released));
                 self.expect(Expect::Parse, vec![vec![Change::Statement(name, prepared)]], false);
             }
+            Deciding::Refused { .. } => self.close(Close::Agent("a permit came for what is refused")),
             Deciding::Bind { portal: name, prepared, understood, results } => {
                 self.steps.push_back(Step::ToServer(released));
                 let mut answer =
@@ -185,6 +206,20 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Tells the client of a denial, in place of what the message would have been answered with.
+    pub(super) fn deny(&mut self, deciding: &Deciding, denial: Denial) {
+        let unless_failed = deciding.statement().is_some_and(|statement| fails_with_transaction(&statement));
+        self.refuse(deciding.refused(), unless_failed, &NativeError::denied(&denial));
+    }
+
+    /// Denies an `Execute` of what was permitted when it was bound: another operation, as far as the log is concerned.
+    pub(super) fn deny_execute(&mut self, Rechecking { portal, bytes }: Rechecking, denial: Denial) {
+        let statement = Arc::clone(&portal.understood.statement);
+        let subject = (Arc::clone(&statement.action), Arc::clone(&statement.text));
+        let deciding = Deciding::Refused { refused: Refused::Other, statement: Some(statement) };
+        self.ask(Ask::Refuse(denial), subject, Vec::new(), bytes, deciding);
     }
 
     /// Asks for a portal's columns. A description of the statement would do for them, but not for where they come from: the
@@ -210,9 +245,12 @@ impl Machine {
         let catalogue = understood.statement.parts.iter().any(changing);
         let of = |statement: &Arc<Statement>| Understood { statement: Arc::clone(statement), ..understood.clone() };
         let changes = understood.statement.parts.iter().enumerate().map(|(position, part)| match &part.effect {
-            Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut | Effect::Replicates => {
-                Vec::new()
-            }
+            Effect::None
+            | Effect::EndsTransaction
+            | Effect::ChangesCatalogue
+            | Effect::CopyIn
+            | Effect::CopyOut
+            | Effect::Replicates => Vec::new(),
             Effect::Prepare { name, statement } => {
                 let source = Source::Prepare(Arc::clone(&understood.text), position);
                 vec![Change::Statement(name.as_str().into(), prepared(source, Vec::new(), of(statement)))]

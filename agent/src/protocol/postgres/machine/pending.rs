@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     names::{Change, Committed, Count, Lookup, Portal, Prepared},
     operation::Operation,
+    refusal::Refused,
 };
 use crate::masking::Masked;
 
@@ -38,12 +39,12 @@ pub enum Expect {
     Query(Box<Operation>),
     /// `ReadyForQuery`
     Sync,
-    /// An error, which is replaced by ours; then, if it stands for a `Query`, `ReadyForQuery`.
+    /// An error, which is replaced by ours; then, if it stands for a message that is answered so far, `ReadyForQuery`.
     Refused {
         /// Our error.
         error: Masked<Bytes>,
-        /// It stands for a `Query`.
-        simple: bool,
+        /// What it stands for.
+        refused: Refused,
     },
     /// `FunctionCallResponse`, then `ReadyForQuery`.
     Call(Box<Operation>),
@@ -65,6 +66,15 @@ pub struct Pending {
 }
 
 impl Expect {
+    /// Whether its answer ends with `ReadyForQuery`.
+    pub fn ends(&self) -> bool {
+        match self {
+            Self::Query(_) | Self::Call(_) | Self::Sync => true,
+            Self::Refused { refused, .. } => refused.ends(),
+            _ => false,
+        }
+    }
+
     /// Whether a statement of it that has not completed yet copies from the client.
     pub fn will_copy_in(&self) -> bool {
         match self {
@@ -85,9 +95,21 @@ impl Pending {
         }
     }
 
+    /// Whether the server forgets its unnamed statement over it if it fails: it has by then, to make another.
+    pub fn replaces_unnamed(&self) -> bool {
+        match &self.expect {
+            Expect::Refused { refused, .. } => *refused == Refused::Parse,
+            Expect::Parse => {
+                let unnamed = |change: &Change| matches!(change, Change::Statement(name, _) if name.is_empty());
+                self.changes.iter().flatten().any(unnamed)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the server forgets its unnamed statement and portal over it, as over every `Query`.
     pub fn forgets_unnamed(&self) -> bool {
-        matches!(self.expect, Expect::Query(_) | Expect::Refused { simple: true, .. })
+        matches!(self.expect, Expect::Query(_) | Expect::Refused { refused: Refused::Query, .. })
     }
 }
 
@@ -98,12 +120,7 @@ pub struct Queue(pub VecDeque<Pending>);
 impl Queue {
     /// Whether the server is bound to come to a `ReadyForQuery` by itself.
     pub fn owes_ready(&self) -> bool {
-        self.0.iter().any(|pending| {
-            matches!(
-                pending.expect,
-                Expect::Query(_) | Expect::Call(_) | Expect::Sync | Expect::Refused { simple: true, .. }
-            )
-        })
+        self.0.iter().any(|pending| pending.expect.ends())
     }
 
     /// What a statement's name stands for, for a message of `pipeline`: its latest change in that pipeline, since it runs
@@ -135,7 +152,9 @@ impl Queue {
         concerns: impl Fn(&'a Change) -> Option<Option<&'a T>>,
     ) -> Lookup<T> {
         for pending in self.0.iter().rev() {
-            if name.is_empty() && pending.forgets_unnamed() {
+            if name.is_empty()
+                && (pending.forgets_unnamed() || pending.replaces_unnamed() && pending.changes.is_empty())
+            {
                 return Lookup::Unsettled;
             }
             let Some(found) = pending.changes.iter().rev().flat_map(|changes| changes.iter().rev()).find_map(&concerns)

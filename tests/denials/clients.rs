@@ -9,8 +9,11 @@ use crate::{
 
 const COMMON: &str = include_str!("clients/common.py");
 
-/// Drivers for Python: name, script, and what of it is gone through: function, what is special about it, and its proof.
-const PYTHON: &[(&str, &str, &[(&str, &str, &str)])] = &[
+/// A situation: its name in the script, what is special about it, and its proof.
+type Situation = (&'static str, &'static str, &'static str);
+
+/// Drivers for Python: name, script, and what of it is gone through.
+const PYTHON: &[(&str, &str, &[Situation])] = &[
     (
         "psycopg",
         include_str!("clients/psycopg_all.py"),
@@ -51,7 +54,7 @@ const PYTHON: &[(&str, &str, &[(&str, &str, &str)])] = &[
 ];
 
 /// For JDBC and node-pg.
-const JAVA: &[(&str, &str, &str)] = &[
+const JAVA: &[Situation] = &[
     ("always", "autosave=always", "vault|1|in"),
     ("conservative", "autosave=conservative", "vault|1|in"),
     ("never", "without autosave", ""),
@@ -61,7 +64,7 @@ const JAVA: &[(&str, &str, &str)] = &[
     ("fetch_size", "between two portions of a result", ""),
     ("simple", "the simple protocol", "vault|1|in"),
 ];
-const NODE: &[(&str, &str, &str)] = &[
+const NODE: &[Situation] = &[
     ("queue", "queries that are not waited for", "vault|1|in"),
     ("transaction", "a named statement in a transaction", "vault|1|in"),
     ("cursor", "behind a cursor that was closed early", ""),

@@ -32,6 +32,7 @@ use crate::{
         TargetStatus,
     },
     credential::MaskingKeys,
+    limits::Counts,
     model::{Subject, Surroundings},
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
@@ -117,11 +118,14 @@ pub async fn run(
     if let Some(predecessor) = &predecessor {
         handover.predecessors().serve(Arc::clone(predecessor), Arc::clone(&log))?;
     }
+    let before_this = Arc::clone(handover.predecessors());
+    let limits = Counts::new(&roles, Box::new(move |role| before_this.with_role(role)));
     let control = control::bind(&agent.runtime_dir, predecessor.is_some())?;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
         targets: Targets::new(targets, &agent.state_dir, agent.name_grace),
         roles,
+        limits: Arc::new(limits),
         policy: Arc::clone(&policy),
         liveness: Arc::new(liveness),
         log: Arc::clone(&log),

@@ -194,6 +194,11 @@ impl Predecessors {
         self.sessions().iter().filter(|kept| kept.target == target).count() as u64
     }
 
+    /// How many sessions they have for a role.
+    pub(in super::super) fn with_role(&self, role: &str) -> u64 {
+        self.sessions().iter().filter(|kept| kept.roles.iter().any(|has| has == role)).count() as u64
+    }
+
     /// Sessions of a process.
     pub(in super::super) fn of(&self, peer: Peer) -> Vec<OpenSession> {
         let own = |kept: &Kept| i32::try_from(kept.pid) == Ok(peer.pid) && kept.uid == peer.uid;

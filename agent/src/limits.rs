@@ -148,9 +148,9 @@ impl Applied {
     }
 
     fn least(&self, measure: Measure, of: impl Fn(&Limits) -> Option<u64>) -> Option<Limit> {
-        let limits = self.roles().filter_map(|(role, limits, _)| {
-            of(limits).map(|most| Limit { measure, role: role.to_owned(), most })
-        });
+        let limits = self
+            .roles()
+            .filter_map(|(role, limits, _)| of(limits).map(|most| Limit { measure, role: role.to_owned(), most }));
         limits.min_by_key(|limit| limit.most)
     }
 }

@@ -3,15 +3,15 @@
 use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     thread,
     time::Duration,
 };
 
 use agent_tests::{
-    Auth, Cmd, Netns, Outcome, Postgres, Python, Running, SystemUser, TempDir, fds, free_port, proc, rss_kib, suite,
-    wait_until,
+    Auth, Cmd, Netns, Outcome, Postgres, Python, Running, SystemUser, TempDir, fds, free_port, leftovers, proc,
+    rss_kib, suite, wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -41,8 +41,26 @@ fn main() -> ExitCode {
             .case("a server goes with all its files", server_goes)
             .case("SIGKILL leaves nothing behind", || ending_leaves_nothing(Signal::SIGKILL))
             .case("SIGINT leaves nothing behind", || ending_leaves_nothing(Signal::SIGINT))
+            .case("what is left by a test whose watchdog was killed too goes with the next suite", leftovers_go)
             .run())
     })
+}
+
+fn leftovers_go() -> Outcome {
+    let mut ended = std::process::Command::new("true").spawn().map_err(|error| error.to_string())?;
+    ended.wait().map_err(|error| error.to_string())?;
+    let made = |pid: u32| -> Outcome<Vec<PathBuf>> {
+        let name = format!("postern-test-{pid}-left");
+        let paths = ["/sys/fs/bpf", "/tmp"].map(|place| Path::new(place).join(&name));
+        paths.iter().try_for_each(std::fs::create_dir).map_err(|error| format!("{name}: {error}"))?;
+        Ok(paths.into())
+    };
+    let (left, used) = (made(ended.id())?, made(std::process::id())?);
+    leftovers::remove();
+    let there = |paths: &[PathBuf]| paths.iter().filter(|path| path.exists()).count();
+    let found = (there(&left), there(&used));
+    left.iter().chain(&used).for_each(|path| drop(std::fs::remove_dir(path)));
+    if found == (0, 2) { Ok(()) } else { Err(format!("of ended tests, of others: {found:?}")) }
 }
 
 fn command_as_user() -> Outcome {

@@ -17,8 +17,8 @@ use agent::{
     },
     masking::without_values,
     model::{
-        Action, Executable, Fate, Flow, Holder, Limit, Measure, Mode, Older, Principal, Process, Request, Resource, Silent,
-        Surroundings,
+        Action, Executable, Fate, Flow, Holder, Limit, Measure, Mode, Older, Principal, Process, Request, Resource,
+        Silent, Surroundings,
     },
     recording::{AnswerPart, Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
 };

@@ -9,6 +9,7 @@ pub mod certs;
 pub mod command;
 pub mod control;
 pub mod dir;
+pub mod leftovers;
 pub mod net;
 pub mod pooled;
 pub mod postgres;

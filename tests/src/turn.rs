@@ -3,7 +3,7 @@
 
 use std::fs::{File, TryLockError};
 
-use crate::Outcome;
+use crate::{Outcome, leftovers};
 
 /// Shared by every checkout on the host.
 const LOCK: &str = "/run/lock/postern-tests.lock";
@@ -15,7 +15,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Waits, and says so, while another suite, demo or bench has it.
+    /// Waits, and says so, while another suite, demo or bench has it. What killed ones have left is removed first.
     ///
     /// # Errors
     /// The lock cannot be made.
@@ -30,6 +30,7 @@ impl Turn {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
+        leftovers::remove();
         Ok(Self { _lock: lock })
     }
 }

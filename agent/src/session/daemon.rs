@@ -32,7 +32,6 @@ use crate::{
         TargetStatus,
     },
     credential::MaskingKeys,
-    limits::Counts,
     model::{Subject, Surroundings},
     policy::{LoadErrors, Reloadable},
     protocol::{self, ca::Authority, ca::CaError},
@@ -118,14 +117,12 @@ pub async fn run(
     if let Some(predecessor) = &predecessor {
         handover.predecessors().serve(Arc::clone(predecessor), Arc::clone(&log))?;
     }
-    let before_this = Arc::clone(handover.predecessors());
-    let limits = Counts::new(&roles, Box::new(move |role| before_this.with_role(role)));
     let control = control::bind(&agent.runtime_dir, predecessor.is_some())?;
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
         targets: Targets::new(targets, &agent.state_dir, agent.name_grace),
+        limits: handover.predecessors().counted(&roles),
         roles,
-        limits: Arc::new(limits),
         policy: Arc::clone(&policy),
         liveness: Arc::new(liveness),
         log: Arc::clone(&log),
@@ -156,8 +153,7 @@ pub async fn run(
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
     let (refuse, refused) = oneshot::channel();
     tasks.spawn(async move {
-        // Who is told how the agent is may rely on its names and on the self-test. Connections are served meanwhile, which
-        // the self-test needs.
+        // Who asks how the agent is may rely on its names and on the self-test, for which connections are served already.
         running.proxy.targets.asked().await;
         if let Err(error) = running.proxy.self_test().await {
             tracing::error!(error, "the self-test could not be made");

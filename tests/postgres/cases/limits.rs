@@ -61,7 +61,8 @@ pub fn sessions(server: &Postgres) -> Outcome {
     expect(&code, "53300")?;
     expect(&backends(server)?, &open)?;
     let refused = |record: &Value| record["event"] == "connection-refused" && record["limit"]["limit"] == "sessions";
-    let refusals: Vec<Value> = proxy.log().into_iter().filter(|record| record["event"] == "connection-refused").collect();
+    let refusals: Vec<Value> =
+        proxy.log().into_iter().filter(|record| record["event"] == "connection-refused").collect();
     if refusals.len() != 2 || !refusals.iter().all(|record| record["limit"]["most"] == 2 && refused(record)) {
         return Err(format!("{refusals:?}"));
     }
@@ -288,7 +289,8 @@ pub fn written(server: &Postgres) -> Outcome {
             expect(&found, wanted)
         };
         let size = 11 + round * 400;
-        let insert = format!("INSERT INTO products SELECT 8000 + n, 'x', 1 FROM generate_series(1, {size}) n RETURNING id");
+        let insert =
+            format!("INSERT INTO products SELECT 8000 + n, 'x', 1 FROM generate_series(1, {size}) n RETURNING id");
         let (_, error) = session(&proxy, &format!("{insert};\n"))?;
         holds(&error, "limit rows of role")?;
         if error.contains("FATAL") {

@@ -406,7 +406,15 @@ impl Machine {
         if copies_in {
             self.copying = Copying::Awaited;
         }
-        let pending = Pending { expect, pipeline: self.pipeline, changes: changes.into(), catalogue, copies_in, since: None, late: false };
+        let pending = Pending {
+            expect,
+            pipeline: self.pipeline,
+            changes: changes.into(),
+            catalogue,
+            copies_in,
+            since: None,
+            late: false,
+        };
         self.queue.0.push_back(pending);
         self.open = !ends;
         if ends {

@@ -144,7 +144,8 @@ impl Machine {
         if self.skipping {
             // Its pipeline failed while it was decided: the server would drop it.
             if !matches!(deciding, Deciding::Parse { .. }) {
-                let mut operation = Operation::new(session, ongoing, None, undescribed(None, Rows::default()), meter(), now);
+                let mut operation =
+                    Operation::new(session, ongoing, None, undescribed(None, Rows::default()), meter(), now);
                 operation.failed(super::server::not_run());
                 self.record(operation.finish(now));
             }
@@ -227,9 +228,12 @@ impl Machine {
         let catalogue = understood.statement.parts.iter().any(changing);
         let of = |statement: &Arc<Statement>| Understood { statement: Arc::clone(statement), ..understood.clone() };
         let changes = understood.statement.parts.iter().enumerate().map(|(position, part)| match &part.effect {
-            Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut | Effect::Replicates | Effect::EndsTransaction => {
-                Vec::new()
-            }
+            Effect::None
+            | Effect::ChangesCatalogue
+            | Effect::CopyIn
+            | Effect::CopyOut
+            | Effect::Replicates
+            | Effect::EndsTransaction => Vec::new(),
             Effect::Prepare { name, statement } => {
                 let source = Source::Prepare(Arc::clone(&understood.text), position);
                 vec![Change::Statement(name.as_str().into(), prepared(source, Vec::new(), of(statement)))]

@@ -84,7 +84,10 @@ fn the_error_of_a_cancelled_statement_is_ours_and_what_follows_waits_for_the_end
     }
     let (kinds, texts) = rig.heard();
     assert_eq!(kinds, "DDEZ");
-    assert!(texts.contains("53400") && texts.contains("limit rows of role \"r\"") && !texts.contains("57014"), "{texts}");
+    assert!(
+        texts.contains("53400") && texts.contains("limit rows of role \"r\"") && !texts.contains("57014"),
+        "{texts}"
+    );
     assert_eq!((reached(&rig), asked_to_cancel(&rig)), (1, true));
     // The server is ready, and yet the request could still reach it.
     assert!(!rig.upstream().contains("select 2"));

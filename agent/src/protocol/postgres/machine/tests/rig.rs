@@ -88,7 +88,8 @@ pub fn gate(policy: Arc<dyn Decide>, mode: Mode) -> (Gate, Admission) {
         container: None,
     };
     let principal = Arc::new(Principal { flow, process, roles: Vec::new() });
-    let services = Services { policy, liveness: Arc::new(Alive), log: Arc::new(Log::default()), limits: Default::default() };
+    let services =
+        Services { policy, liveness: Arc::new(Alive), log: Arc::new(Log::default()), limits: Default::default() };
     let subject = Subject { session: "s".into(), principal, target: "toy".into(), mode };
     let connect = Action { requests: [Request::new("connect", Resource::target("toy"))].into(), facts: [].into() };
     Gate::admit(services, subject, &connect).expect("admitted")

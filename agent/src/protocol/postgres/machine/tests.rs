@@ -2,6 +2,7 @@
 
 mod copies;
 mod laws;
+mod limits;
 mod rig;
 mod rows;
 mod server;

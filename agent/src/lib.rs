@@ -6,6 +6,7 @@ pub mod control;
 pub mod credential;
 pub mod gate;
 pub mod identity;
+pub mod limits;
 pub mod masking;
 pub mod model;
 pub mod policy;

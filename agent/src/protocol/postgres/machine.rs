@@ -13,6 +13,7 @@ mod copying;
 mod deciding;
 mod freshness;
 mod guard;
+mod limiting;
 mod names;
 mod operation;
 mod pending;
@@ -28,6 +29,7 @@ use bytes::{Bytes, BytesMut};
 use self::{
     copying::{Copying, Rest},
     deciding::{Deciding, Rechecking},
+    limiting::Strike,
     names::{Committed, Stamp},
     pending::{Expect, Pending, Queue},
 };
@@ -40,6 +42,7 @@ use super::{
 };
 use crate::{
     gate::{Admission, Held, Permit, Released},
+    limits::PerStatement,
     masking::Masked,
     model::{Denial, Mode, Resource},
     recording::Event,
@@ -67,6 +70,8 @@ pub enum Step {
     ToServer(Released),
     /// Send to the client.
     ToClient(Masked<Bytes>),
+    /// Ask the server to cancel what it does, then call [`Machine::cancelled`]. Other steps do not wait for that.
+    Cancel,
     /// Record; if that fails, the session must end.
     Record(Event),
     /// Send what is outstanding, then end both connections. Nothing follows.
@@ -130,6 +135,8 @@ pub struct Start {
     pub server_is_utf8: bool,
     /// Key of the target for the style `hash`.
     pub key: Arc<[u8]>,
+    /// What one statement may use.
+    pub limits: Arc<PerStatement>,
 }
 
 /// What the client's side of the machine does.
@@ -166,6 +173,10 @@ pub struct Machine {
     rest: Rest,
     /// Type of the server's message that has begun to be passed on, and what of it is still to come.
     server_rest: (u8, usize),
+    /// The same of one that has begun to be dropped.
+    withheld: (u8, usize),
+    /// The oldest statement has gone beyond a limit.
+    strike: Option<Strike>,
     copying: Copying,
     steps: VecDeque<Step>,
     queue: Queue,
@@ -206,6 +217,8 @@ impl Machine {
             stalled: false,
             rest: Rest::default(),
             server_rest: (0, 0),
+            withheld: (0, 0),
+            strike: None,
             copying: Copying::Nothing,
             steps: VecDeque::new(),
             queue: Queue::default(),
@@ -239,6 +252,7 @@ impl Machine {
         self.waiting.is_none()
             && !self.stalled
             && !self.ended
+            && self.hears_client()
             && matches!(self.client, Client::Reading | Client::Discarding)
     }
 
@@ -267,6 +281,7 @@ impl Machine {
             if let Some(step) = self.steps.pop_front() {
                 return Some(step);
             }
+            self.watch(now);
             if matches!(self.client, Client::Ended) || !(self.server_turn(now) || self.client_turn(now)) {
                 let step = self.steps.pop_front();
                 if step.is_none() {
@@ -393,7 +408,15 @@ impl Machine {
         if copies_in {
             self.copying = Copying::Awaited;
         }
-        let pending = Pending { expect, pipeline: self.pipeline, changes: changes.into(), catalogue, copies_in };
+        let pending = Pending {
+            expect,
+            pipeline: self.pipeline,
+            changes: changes.into(),
+            catalogue,
+            copies_in,
+            since: None,
+            late: false,
+        };
         self.queue.0.push_back(pending);
         self.open = !ends;
         if ends {

@@ -1,6 +1,10 @@
 //! What the server owes: one entry for each message that went upstream and is answered, in order.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -63,6 +67,10 @@ pub struct Pending {
     pub catalogue: bool,
     /// A statement of it copies from the client, and its data has not ended yet. There is never more than one such entry.
     pub copies_in: bool,
+    /// When the server came to it, or to its running statement, if that is of interest.
+    pub since: Option<Instant>,
+    /// It has taken too long, and that was noted.
+    pub late: bool,
 }
 
 impl Expect {
@@ -73,6 +81,16 @@ impl Expect {
             Self::Refused { refused, .. } => refused.ends(),
             _ => false,
         }
+    }
+
+    /// Whether statements run for it.
+    pub fn runs_statement(&self) -> bool {
+        matches!(self, Self::Execute(_) | Self::Query(_) | Self::Call(_))
+    }
+
+    /// Whether the server sends its answer when it has it, and not only when it is asked for.
+    pub fn is_answered_at_once(&self) -> bool {
+        self.runs_statement() || self.ends()
     }
 
     /// Whether a statement of it that has not completed yet copies from the client.
@@ -104,6 +122,14 @@ impl Pending {
                 self.changes.iter().flatten().any(unnamed)
             }
             _ => false,
+        }
+    }
+
+    /// How long the server was at it before.
+    pub fn spent(&self) -> Duration {
+        match &self.expect {
+            Expect::Execute(portal) => portal.bound.as_ref().map_or(Duration::ZERO, |bound| bound.operation().spent),
+            _ => Duration::ZERO,
         }
     }
 

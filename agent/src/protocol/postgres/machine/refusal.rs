@@ -1,6 +1,8 @@
 //! Refusals: answered locally where the server is idle, else by a message that the server itself refuses. Either way the server,
 //! the names and the transaction are left as by an error of its own.
 
+use bytes::Bytes;
+
 use super::{Client, Expect, Frame, Machine, NativeError, from_client, message, names::Change};
 use crate::protocol::postgres::{
     message::ready_for_query,
@@ -71,15 +73,20 @@ impl Machine {
             }
             return;
         }
-        let text = if unless_failed { NO_QUERY } else { NO_SQL };
-        self.housekeeping(match refused {
-            Refused::Query => message::write_query(text),
-            // No function has this OID.
-            Refused::Call => message::write(from_client::FUNCTION_CALL, |body| body.extend_from_slice(&[0; 10])),
-            Refused::Parse => message::write_parse("", text),
-            Refused::Other => message::write_parse(NO_NAME, text),
-        });
+        self.housekeeping(stand_in(refused, unless_failed));
         self.expect(Expect::Refused { error: error.encode(), refused }, Vec::new(), false);
+    }
+}
+
+/// What the server refuses in every state of a transaction. `unless_failed`: it says so, if that has failed.
+pub(super) fn stand_in(refused: Refused, unless_failed: bool) -> Bytes {
+    let text = if unless_failed { NO_QUERY } else { NO_SQL };
+    match refused {
+        Refused::Query => message::write_query(text),
+        // No function has this OID.
+        Refused::Call => message::write(from_client::FUNCTION_CALL, |body| body.extend_from_slice(&[0; 10])),
+        Refused::Parse => message::write_parse("", text),
+        Refused::Other => message::write_parse(NO_NAME, text),
     }
 }
 

@@ -3,6 +3,7 @@
 mod copies;
 mod denials;
 mod laws;
+mod limits;
 mod rig;
 mod rows;
 mod server;

@@ -123,6 +123,10 @@ impl Toy {
                 ask(words[0]);
                 (Answer::Clear, Effect::EndsTransaction)
             }
+            ["select", ..] => {
+                ask("sql:select");
+                (Answer::Clear, Effect::None)
+            }
             [word, ..] if known(word) => {
                 ask(word);
                 (Answer::Clear, Effect::None)

@@ -118,6 +118,8 @@ pub struct Rig {
     /// What was recorded of answers and of ends.
     pub recorded: Vec<Event>,
     masks: bool,
+    /// Policies have changed between Bind and Execute.
+    pub changed: bool,
     /// Questions that are answered before the driver falls silent.
     pub patience: usize,
     now: Instant,
@@ -154,6 +156,7 @@ impl Rig {
             did: Vec::new(),
             recorded: Vec::new(),
             masks,
+            changed: false,
             patience: usize::MAX,
             now: Instant::now(),
         }
@@ -188,6 +191,7 @@ impl Rig {
                     };
                     self.machine.decided(held, verdict, 1, self.now);
                 }
+                Step::Recheck(_) if self.changed => self.machine.rechecked(Err(Denial::closed("changed"))),
                 Step::Recheck(_) => self.machine.rechecked(Ok(())),
                 Step::RefreshCatalogue { .. } => {
                     self.did.push(Did::Refreshed);

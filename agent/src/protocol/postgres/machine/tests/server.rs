@@ -147,6 +147,10 @@ impl Server {
     }
 
     fn parsable(&self, text: &str) -> Result<(), &'static str> {
+        // It can be read, and that is all.
+        if text.starts_with("SELECT * ") && self.status == b'E' {
+            return Err("25P02");
+        }
         let fine = text.split(';').all(|part| known(part.trim().split(' ').next().unwrap_or_default()));
         if fine { Ok(()) } else { Err("42601") }
     }
@@ -179,6 +183,7 @@ impl Server {
         let text = FUNCTIONS[call.function as usize];
         let done = match text {
             _ if self.status == b'E' => Err("25P02"),
+            "" => Err("42883"),
             "fail" => Err("22012"),
             _ => Ok(()),
         };

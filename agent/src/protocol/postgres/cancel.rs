@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::{
     startup::{CancelKey, LONG_SECRET, SHORT_SECRET},
@@ -94,14 +95,14 @@ impl Drop for Issued {
 /// session with another target or server, is ignored, as servers do. `false` if it belongs to none in this process.
 ///
 /// # Errors
-/// The server cannot be reached.
+/// The server cannot be reached, or does not answer.
 pub async fn cancel(request: &Request) -> Result<bool, UpstreamError> {
     let Ok(key) = CancelKey::read(&request.body) else { return Ok(true) };
     let session = KEYS.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
     let Some(running) = session else { return Ok(false) };
     let Running { connection, .. } = &running;
     if connection.target.name == request.target && connection.destination == request.destination {
-        running.cancel().await?;
+        timeout(upstream::PATIENCE, running.cancel()).await.unwrap_or(Err(UpstreamError::Late))?;
     }
     Ok(true)
 }

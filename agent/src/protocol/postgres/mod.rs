@@ -164,11 +164,12 @@ async fn cancel_requested(connection: &Connection, key: &CancelKey) {
         destination: connection.destination,
         body: key.body(),
     };
+    let (target, principal) = (connection.target.name.clone(), Arc::clone(&connection.principal));
+    // First: the target may take its time.
+    record(connection, &Event::CancelRequested { target, principal });
     if !aside(&request).await {
         connection.host.elsewhere(request);
     }
-    let (target, principal) = (connection.target.name.clone(), Arc::clone(&connection.principal));
-    record(connection, &Event::CancelRequested { target, principal });
 }
 
 /// From the client's wish to a server that is ready for its first statement.

@@ -98,7 +98,7 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
             why = &mut ending => {
                 let error = NativeError::fatal(error::SHUTDOWN, format!("terminating connection: Postern: {why}"));
                 client.send(&error.hint("Connect again.").encode());
-                session.server.send(&session.admission.housekeeping(write_bare(client::TERMINATE)));
+                session.terminate();
                 break why.to_owned();
             }
         };
@@ -107,7 +107,7 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
             match gone {
                 Gone::ClientEnded => session.machine.client_ended(),
                 Gone::Client => {
-                    session.server.send(&session.admission.housekeeping(write_bare(client::TERMINATE)));
+                    session.terminate();
                     break "the client is gone".to_owned();
                 }
                 Gone::Server => {
@@ -132,6 +132,13 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
 }
 
 impl Session {
+    /// Says that this is the end, unless the server would take it for the rest of the client's data.
+    fn terminate(&mut self) {
+        if !self.machine.rest_of_data() {
+            self.server.send(&self.admission.housekeeping(write_bare(client::TERMINATE)));
+        }
+    }
+
     /// Has messages of the server, from before the machine began, shown to the client as the machine shows such.
     pub fn show(&mut self, frames: impl IntoIterator<Item = Frame>) {
         for frame in frames {

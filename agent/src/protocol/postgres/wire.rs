@@ -250,7 +250,7 @@ pub async fn exchange(client: &mut Client, server: &mut Server, listen: bool) ->
                 Poll::Pending => {}
             }
         }
-        if listen && to_server < OUTSTANDING {
+        if listen && to_server < OUTSTANDING && to_client < OUTSTANDING {
             match client.0.poll_read(context) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::ClientEnded)),
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Gone::Client)),
@@ -262,3 +262,6 @@ pub async fn exchange(client: &mut Client, server: &mut Server, listen: bool) ->
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

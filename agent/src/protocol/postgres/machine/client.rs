@@ -264,7 +264,7 @@ impl Machine {
         };
         let Some(bound) = &portal.bound else {
             // A cursor of DECLARE: decided each time, as FETCH is.
-            let understood = portal.understood.clone();
+            let understood = self.fetched(&portal);
             let statement = Arc::clone(&understood.statement);
             let subject = (statement.action.clone(), statement.text.clone());
             let ask = Ask::Decide(Self::unproven(&statement));
@@ -298,7 +298,10 @@ impl Machine {
                 Some(understood) => understood,
                 None => return Ok(Outcome::Wait(frame)),
             },
-            None => self.incomprehensible(Some("the catalogue has no such function")),
+            None => {
+                let why = "the catalogue has no such function";
+                self.incomprehensible(format!("It could not be called: {why}."), Some(why))
+            }
         };
         let statement = Arc::clone(&understood.statement);
         let parameters = call.arguments.iter().enumerate().map(|(position, argument)| {

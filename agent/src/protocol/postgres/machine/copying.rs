@@ -12,7 +12,7 @@ use super::{
     Close, Expect, Frame, Machine, Step,
     client::Outcome,
     frame, from_client,
-    operation::{Direction, Passed},
+    operation::{Direction, Operation, Passed},
     pending::Pending,
     server::Fault,
 };
@@ -47,7 +47,7 @@ pub(super) struct Rest {
 
 impl Machine {
     /// Whether data of the client's has come only in part.
-    pub(super) fn rest_of_data(&self) -> bool {
+    pub fn rest_of_data(&self) -> bool {
         self.rest.left > 0
     }
 
@@ -169,8 +169,8 @@ impl Machine {
 
     /// The server has copied everything.
     pub(super) fn copy_done(&mut self, frame: Frame) -> Result<(), Fault> {
-        let copying = |pending: &mut Pending| pending.operation(|operation| operation.copying());
-        if !matches!(self.queue.0.front_mut().and_then(copying).flatten(), Some(Direction::Out | Direction::Both)) {
+        let done = |pending: &mut Pending| pending.operation(Operation::copy_done);
+        if self.queue.0.front_mut().and_then(done) != Some(true) {
             return Err(Fault::Unexpected);
         }
         if !self.is_struck() {

@@ -187,7 +187,7 @@ impl Machine {
                 let source = Source::Parse(Arc::clone(&understood.text));
                 let prepared = prepared(source, Vec::new(), understood.clone());
                 let bound = Some(Bound { prepared, epoch, operation, once: true });
-                let portal = Arc::new(Portal { understood, bound });
+                let portal = Arc::new(Portal { understood, position: 0, bound });
                 if by_origin {
                     self.describe_portal(&name, &portal);
                 }
@@ -215,8 +215,11 @@ impl Machine {
                 let by_origin = answer.shown.is_none() || answer.logged.is_none();
                 let statement = Some(Arc::clone(&understood.statement));
                 let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, meter(), now));
-                let portal =
-                    Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation, once: false }) });
+                let portal = Arc::new(Portal {
+                    understood,
+                    position: 0,
+                    bound: Some(Bound { prepared, epoch, operation, once: false }),
+                });
                 self.expect(Expect::Bind, vec![vec![Change::Portal(Arc::clone(&name), Arc::clone(&portal))]], false);
                 if by_origin {
                     self.describe_portal(&name, &portal);
@@ -274,7 +277,10 @@ impl Machine {
                 vec![Change::Statement(name.as_str().into(), prepared(source, Vec::new(), of(statement)))]
             }
             Effect::Declare { name, statement } => {
-                vec![Change::Portal(name.as_str().into(), Arc::new(Portal { understood: of(statement), bound: None }))]
+                vec![Change::Portal(
+                    name.as_str().into(),
+                    Arc::new(Portal { understood: of(statement), position, bound: None }),
+                )]
             }
             Effect::Deallocate(Some(name)) => vec![Change::NoStatement(name.as_str().into())],
             Effect::Deallocate(None) => vec![Change::NoStatements],

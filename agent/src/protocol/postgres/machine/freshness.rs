@@ -10,7 +10,7 @@ use super::{
     Ask, Client, Frame, Machine, Step,
     client::Outcome,
     deciding::{Deciding, opaque},
-    names::{Lookup, Prepared, Source, Understood},
+    names::{Lookup, Portal, Prepared, Source, Understood},
     refusal::Refused,
 };
 use crate::{
@@ -111,18 +111,34 @@ impl Machine {
             Source::Parse(text) => (classify(text), Arc::clone(text)),
             Source::Prepare(text, position) => match classify(text).parts.get(*position).map(|part| &part.effect) {
                 Some(Effect::Prepare { statement, .. }) => (Arc::clone(statement), Arc::clone(text)),
-                _ => return self.incomprehensible(None),
+                _ => return self.incomprehensible("Prepare it again.".to_owned(), None),
             },
-            Source::Unreadable(why) => return self.incomprehensible(Some(why)),
+            Source::Unreadable(why) => return self.incomprehensible(unread(why), Some(why)),
         };
         Understood { statement, text, stamp: self.stamp }
     }
 
-    /// What is not understood.
-    pub(super) fn incomprehensible(&self, unread: Option<&str>) -> Understood {
+    /// What rows of a cursor of DECLARE mean now. The server goes on with the tables and columns that it found when the cursor
+    /// was declared, so a text that means something else by now tells nothing of them.
+    pub(super) fn fetched(&self, cursor: &Portal) -> Understood {
+        let Understood { text, stamp, .. } = &cursor.understood;
+        if stamp.view == self.stamp.view || self.observes() {
+            return cursor.understood.clone();
+        }
+        let whole = self.start.view.classify(text, &NoNames);
+        if let Some(Effect::Declare { statement, .. }) = whole.parts.get(cursor.position).map(|part| &part.effect) {
+            let now = Understood { statement: Arc::clone(statement), text: Arc::clone(text), stamp: self.stamp };
+            if now.same(&cursor.understood) {
+                return now;
+            }
+        }
+        self.incomprehensible("Declare the cursor again.".to_owned(), None)
+    }
+
+    /// What is not understood, what to do about it, and whether that is because it is unreadable.
+    pub(super) fn incomprehensible(&self, hint: String, unread: Option<&str>) -> Understood {
         let (action, text) = opaque(&self.start.database, "(not understood)");
-        let denial = Denial::closed("it cannot be told what this statement means")
-            .with_hint(unread.map_or("Prepare it again.".to_owned(), |why| format!("It could not be read: {why}.")));
+        let denial = Denial::closed("it cannot be told what this statement means").with_hint(hint);
         // Where nothing is hidden there is nothing to prove.
         let answer = if self.start.view.hides() { Answer::Unproven(denial) } else { Answer::Clear };
         let part = Part { answer, effect: Effect::ChangesCatalogue };
@@ -140,7 +156,7 @@ impl Machine {
 
     /// A text that the server reads otherwise than we do. It is recorded if nothing in the database is masked.
     pub(super) fn unreadable(&self, text: &[u8], why: &str) -> Understood {
-        let mut understood = self.incomprehensible(Some(why));
+        let mut understood = self.incomprehensible(unread(why), Some(why));
         if !self.start.view.masks() {
             Arc::make_mut(&mut understood.statement).text =
                 Arc::new(without_values(String::from_utf8_lossy(text).into_owned()));
@@ -156,6 +172,10 @@ impl Understood {
         let answers = one.parts.iter().map(|part| &part.answer);
         one.action == other.action && answers.eq(other.parts.iter().map(|part| &part.answer))
     }
+}
+
+fn unread(why: &str) -> String {
+    format!("It could not be read: {why}.")
 }
 
 /// No names at all.
@@ -211,6 +231,6 @@ impl Names for Lookups<'_> {
     fn cursor(&self, name: &str) -> Vec<Arc<Statement>> {
         let machine = self.machine;
         let portal = self.settle(machine.queue.portal(name, machine.pipeline, &machine.committed));
-        portal.map(|portal| Arc::clone(&portal.understood.statement)).into_iter().collect()
+        portal.map(|portal| machine.fetched(&portal).statement).into_iter().collect()
     }
 }

@@ -127,8 +127,10 @@ pub struct Stamp {
 /// A portal, or a cursor of SQL's DECLARE.
 #[derive(Debug)]
 pub struct Portal {
-    /// What was decided, and when. For a cursor: what FETCH means.
+    /// What was decided, and when. For a cursor: what FETCH means, and the text that declared it.
     pub understood: Understood,
+    /// Which of the text's statements declared the cursor; 0 for what Bind made.
+    pub position: usize,
     /// What Bind made of it; `None` for a cursor.
     pub bound: Option<Bound>,
 }

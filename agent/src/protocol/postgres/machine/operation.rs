@@ -360,6 +360,16 @@ impl Operation {
         }
     }
 
+    /// The server has copied everything; `false` if it copied nothing.
+    pub fn copy_done(&mut self) -> bool {
+        let copied = matches!(self.copying, Some(Direction::Out | Direction::Both));
+        if self.copying == Some(Direction::Out) && self.replicates() {
+            // A base backup of servers before 15 goes on with the next tablespace, without an end of the command between.
+            self.copy_ended();
+        }
+        copied
+    }
+
     /// The running statement copies no more.
     fn copy_ended(&mut self) {
         if self.line.as_ref().is_some_and(|line| !line.is_empty()) {

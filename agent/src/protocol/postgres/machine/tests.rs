@@ -1,6 +1,7 @@
 //! The laws that every protocol keeps, over the machine: with a toy database, and with anything at all.
 
 mod copies;
+mod cursors;
 mod denials;
 mod laws;
 mod limits;

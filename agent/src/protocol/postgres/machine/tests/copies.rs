@@ -127,6 +127,22 @@ fn anything_else_while_data_is_taken_ends_the_session() {
 }
 
 #[test]
+fn a_base_backup_may_come_as_several_copies() {
+    let mut rig = Rig::new(false);
+    rig.client(&query("replicate"));
+    rig.steps();
+    rig.server.outgoing.clear();
+    let out = message::write(from_server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3]));
+    let tag = message::write(from_server::COMMAND_COMPLETE, |body| message::put_string(body, b"BASE_BACKUP"));
+    for part in [&out, &copy_data("base"), &copy_done(), &out, &copy_data("manifest"), &copy_done(), &tag] {
+        rig.server(part);
+    }
+    rig.server(&message::ready_for_query(b'I'));
+    rig.steps();
+    assert_eq!(rig.heard().0, "HdcHdcCZ", "{:?}", rig.did.last());
+}
+
+#[test]
 fn replication_streams_both_ways_at_once() {
     let mut rig = Rig::new(false);
     rig.client(&query("replicate"));

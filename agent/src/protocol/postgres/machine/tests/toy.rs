@@ -76,6 +76,20 @@ impl Toy {
                 ask("secret");
                 (Answer::ByOrigin, Effect::None)
             }
+            // An expression over the masked column.
+            ["derived"] => {
+                ask("derived");
+                let answer = if self.masks { Answer::Unproven(Denial::closed("not proven")) } else { Answer::Clear };
+                (answer, Effect::None)
+            }
+            // As a FETCH: what the cursor's statement asks for and is proven.
+            ["fetch", name] => {
+                statement.looks_up_names = true;
+                let found = names.cursor(name);
+                found.iter().flat_map(|it| &it.action.requests).for_each(|request| ask(&request.action));
+                let part = found.first().and_then(|it| it.parts.first());
+                (part.map_or(Answer::Clear, |part| part.answer.clone()), Effect::None)
+            }
             ["unproven"] => {
                 ask("unproven");
                 (Answer::Unproven(Denial::closed("not proven")), Effect::None)
@@ -162,6 +176,8 @@ pub fn known(word: &str) -> bool {
             | "copyout"
             | "replicate"
             | "declare"
+            | "derived"
+            | "fetch"
             | "prepare"
             | "execute"
             | "deallocate"

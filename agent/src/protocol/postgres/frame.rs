@@ -185,7 +185,7 @@ pub struct Run {
 /// `body` is given each piece of a body.
 ///
 /// # Errors
-/// See [`take`].
+/// See [`take`]: if the first of them is none.
 pub fn run(buffer: &[u8], kind: u8, left: usize, mut body: impl FnMut(&[u8])) -> Result<Run, FrameError> {
     let mut run = Run { left, ..Run::default() };
     let mut rest = buffer;
@@ -200,7 +200,13 @@ pub fn run(buffer: &[u8], kind: u8, left: usize, mut body: impl FnMut(&[u8])) ->
         if run.left > 0 || rest.first() != Some(&kind) {
             return Ok(run);
         }
-        let Some((_, total)) = head(rest, |_| Some(DATA))? else { return Ok(run) };
+        let total = match head(rest, |_| Some(DATA)) {
+            Ok(Some((_, total))) => total,
+            Ok(None) => return Ok(run),
+            // What came before it is passed on, as if it had come alone.
+            Err(_) if run.bytes > 0 => return Ok(run),
+            Err(fault) => return Err(fault),
+        };
         rest = &rest[HEADER..];
         run.bytes += HEADER;
         run.messages += 1;

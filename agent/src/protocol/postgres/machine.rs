@@ -17,6 +17,8 @@ mod names;
 mod operation;
 mod pending;
 mod refusal;
+#[cfg(any(test, fuzzing))]
+pub mod rig;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use super::{Client, Expect, Machine, NativeError, message};
 use crate::protocol::postgres::message::ready_for_query;
 
 /// A text that no server takes: raw parsing fails before anything else is looked at, in every state of a transaction.
-const NO_SQL: &str = "refused by Postern";
+pub(super) const NO_SQL: &str = "refused by Postern";
 
 /// Name of the statement that is never made. Were the client's own used, the server might drop its unnamed statement.
 const NO_NAME: &str = "postern refused";

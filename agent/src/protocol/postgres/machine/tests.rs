@@ -2,13 +2,9 @@
 
 mod copies;
 mod laws;
-mod rig;
 mod rows;
-mod server;
-mod toy;
 
-use self::rig::*;
-use super::*;
+use super::{rig::*, *};
 use crate::protocol::postgres::frame::server as from_server;
 
 #[test]

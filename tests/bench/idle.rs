@@ -10,7 +10,7 @@ use std::{
 
 use agent_tests::{
     Agent, Outcome, Postgres, Target, TempDir, bpf,
-    pooled::{Pool, at_most, sessions},
+    pooled::{Pool, at_most, encrypted, sessions},
     rss_kib,
 };
 
@@ -22,13 +22,18 @@ pub const NAME: &str = "idle";
 /// Connections that are open at once.
 const OPEN: usize = 10_000;
 
+/// After so long, the proxy has given back what ended sessions took.
+const GIVEN_BACK: Duration = Duration::from_secs(11);
+
 const USER: &str = "bench";
 const PROTECTED: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const UNPROTECTED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// Protected too, and reached with TLS.
+const ENCRYPTED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 
 const POLICY: &str = r#"
 @id("bench")
-permit (principal in Role::"bench", action == Action::"connect", resource in Target::"bench");
+permit (principal in Role::"bench", action == Action::"connect", resource);
 "#;
 
 /// Opens the connections on both ways, and compares what they take.
@@ -38,12 +43,19 @@ permit (principal in Role::"bench", action == Action::"connect", resource in Tar
 pub fn measure() -> Outcome<Vec<Figure>> {
     let count = at_most(OPEN)?;
     let server = Postgres::builder().login(USER, "unused").start()?;
-    let pool = Pool::start(&server, &[PROTECTED, UNPROTECTED])?;
+    let pool = Pool::start(&server, &[PROTECTED, UNPROTECTED, ENCRYPTED])?;
     let logs = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
     let (haproxy, port) = world::haproxy(&logs, pool.port(), count + 50)?;
     let target = Target::postgres("bench", [format!("{PROTECTED}:{}", pool.port())]).credential(USER, None);
-    let agent =
-        Agent::builder().target(target).role("bench", ["{ user = \"root\" }"]).policy("bench.cedar", POLICY).start()?;
+    let with_tls = Target::postgres("bench-tls", [format!("{ENCRYPTED}:{}", pool.port())])
+        .credential(USER, None)
+        .line("tls = { mode = \"require\" }");
+    let agent = Agent::builder()
+        .target(target)
+        .target(with_tls)
+        .role("bench", ["{ user = \"root\" }"])
+        .policy("bench.cedar", POLICY)
+        .start()?;
     let proxy = agent.proxy().ok_or("no proxy")?;
     let rss = |pid| rss_kib(pid).map(as_float).ok_or("a proxy has gone");
 
@@ -58,11 +70,20 @@ pub fn measure() -> Outcome<Vec<Figure>> {
         grown.push((rss(pid)? - before) / as_float(count as u64));
         maps.push((memory, map_memory(&agent)?));
         drop(open);
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(GIVEN_BACK);
     }
+    eprintln!("{NAME}: {count} connections by postern, with TLS on both sides");
+    let authority = agent.postern(&["ca", "show"])?.stdout;
+    let tls = |count| encrypted((ENCRYPTED, pool.port()).into(), &authority, count);
+    drop(tls(1)?);
+    let before = rss(proxy)?;
+    let open = tls(count)?;
+    let encrypted = (rss(proxy)? - before) / as_float(count as u64);
+    drop(open);
     let (empty, full) = maps[0];
     Ok(vec![
         Figure::new("idle/rss-each", "KiB", grown[0], "haproxy", grown[1]),
+        Figure::new("idle/rss-each-tls", "KiB", encrypted, "plain", grown[0]),
         Figure::new("idle/maps", "KiB", full / 1024.0, "empty", empty / 1024.0),
     ])
 }

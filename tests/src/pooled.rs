@@ -1,15 +1,18 @@
 //! PgBouncer, which stands before a server, and clients that only hold a session open: thousands of sessions for which no server needs a process each.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::{Cmd, Outcome, Postgres, Running, TempDir, free_port, wait_until};
+use crate::{Authority, Cmd, Outcome, Postgres, Running, TempDir, free_port, wait_until};
 
 /// PgBouncer runs as this user: it refuses to be root.
 const USER: &str = "postgres";
@@ -32,7 +35,7 @@ pub fn at_most(wanted: usize) -> Outcome<usize> {
     Ok(possible.min(wanted))
 }
 
-/// A running PgBouncer, which asks its clients for no password.
+/// A running PgBouncer, which asks its clients for no password, and speaks TLS with those that wish it.
 #[derive(Debug)]
 pub struct Pool {
     port: u16,
@@ -69,12 +72,18 @@ impl Pool {
         let files = TempDir::new().map_err(|error| format!("temporary directory: {error}"))?;
         let port = free_port(addresses)?;
         let listen: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        let (certificate, key) = Authority::new("Pool")?.issue(&["localhost"])?;
+        let write = |name, text| files.write(name, text, 0o644).map_err(|error| error.to_string());
+        let (certificate, key) = (write("pool.crt", certificate)?, write("pool.key", key)?);
         let config = format!(
             "[databases]\n* = {database}\n\
              [pgbouncer]\nlisten_addr = {}\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n{pool}\n\
              max_client_conn = {CLIENTS}\nlog_connections = 0\nlog_disconnections = 0\n\
-             ignore_startup_parameters = extra_float_digits,options\n",
+             ignore_startup_parameters = extra_float_digits,options\n\
+             client_tls_sslmode = allow\nclient_tls_cert_file = {}\nclient_tls_key_file = {}\n",
             listen.join(", "),
+            certificate.display(),
+            key.display(),
         );
         let config = files.write("pgbouncer.ini", config, 0o644).map_err(|error| error.to_string())?;
         let process = Cmd::new("/usr/sbin/pgbouncer").args(["-u", USER]).arg(config).spawn()?;
@@ -102,7 +111,42 @@ impl Pool {
 /// # Errors
 /// One of them was refused.
 pub fn sessions(to: SocketAddr, count: usize) -> Outcome<Vec<TcpStream>> {
-    (1..=count).map(|number| session(to).map_err(|error| format!("session {number} of {count}: {error}"))).collect()
+    many(count, || {
+        let mut socket = connected(to)?;
+        log_in(&mut socket).map(|()| socket)
+    })
+}
+
+/// The same with TLS, for which the server shows a certificate of `authority` (PEM) for its address.
+///
+/// # Errors
+/// As [`sessions`]; not an authority.
+pub fn encrypted(
+    to: SocketAddr,
+    authority: &str,
+    count: usize,
+) -> Outcome<Vec<StreamOwned<ClientConnection, TcpStream>>> {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(authority.as_bytes()).map_err(|error| error.to_string())?;
+    roots.add(authority).map_err(|error| error.to_string())?;
+    let config = Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
+    let name = ServerName::from(to.ip());
+    many(count, || {
+        let mut socket = connected(to)?;
+        socket.write_all(&[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]).map_err(|error| error.to_string())?;
+        let mut answer = [0];
+        socket.read_exact(&mut answer).map_err(|error| error.to_string())?;
+        if answer != *b"S" {
+            return Err(format!("{to} does not speak TLS"));
+        }
+        let tls = ClientConnection::new(Arc::clone(&config), name.clone()).map_err(|error| error.to_string())?;
+        let mut stream = StreamOwned::new(tls, socket);
+        log_in(&mut stream).map(|()| stream)
+    })
+}
+
+fn many<S>(count: usize, one: impl Fn() -> Outcome<S>) -> Outcome<Vec<S>> {
+    (1..=count).map(|number| one().map_err(|error| format!("session {number} of {count}: {error}"))).collect()
 }
 
 /// Fails unless a session still answers a statement.
@@ -117,17 +161,21 @@ pub fn answers(session: &mut TcpStream) -> Outcome {
     ready(session)
 }
 
-fn session(to: SocketAddr) -> Outcome<TcpStream> {
-    let mut socket = TcpStream::connect(to).map_err(|error| error.to_string())?;
+fn connected(to: SocketAddr) -> Outcome<TcpStream> {
+    let socket = TcpStream::connect(to).map_err(|error| error.to_string())?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+    Ok(socket)
+}
+
+fn log_in(stream: &mut (impl Read + Write)) -> Outcome {
     let parameters = b"\0\x03\0\0user\0app\0database\0postgres\0\0";
     let length = (parameters.len() as u32 + 4).to_be_bytes();
-    socket.write_all(&[&length[..], parameters].concat()).map_err(|error| error.to_string())?;
-    ready(&mut socket).map(|()| socket)
+    stream.write_all(&[&length[..], parameters].concat()).map_err(|error| error.to_string())?;
+    ready(stream)
 }
 
 /// Reads until the server waits for the next statement.
-fn ready(socket: &mut TcpStream) -> Outcome {
+fn ready(socket: &mut impl Read) -> Outcome {
     loop {
         let mut head = [0; 5];
         socket.read_exact(&mut head).map_err(|error| error.to_string())?;

@@ -108,47 +108,68 @@ fn advised(what: &dyn std::fmt::Display, remedy: Option<&str>) -> String {
     }
 }
 
+/// What a login comes to: the session, its client, and what lets that ask for a statement's end.
+struct Open {
+    session: Box<Session>,
+    client: Box<Client>,
+    _key: Option<Issued>,
+}
+
 async fn session(socket: TcpStream, connection: Connection) {
     // Small messages go back and forth; waiting to fill a packet would only delay them, so a failure here is only slow.
     let _delayed = socket.set_nodelay(true);
     let connection = Arc::new(connection);
-    let (mut client, mut startup) = match greet(&connection, socket).await {
+    // In memory of its own, so that a session does not hold for its whole time what only its login needs.
+    if let Some(open) = Box::pin(open(socket, &connection)).await {
+        connection.host.attempted(&connection.target.name, None);
+        relay(open.session, open.client, &*connection.host).await;
+    }
+}
+
+/// Up to a session; `None` once it is said and recorded why there is none.
+async fn open(socket: TcpStream, connection: &Arc<Connection>) -> Option<Open> {
+    let (mut client, mut startup) = match greet(connection, socket).await {
         Ok(Greeting::Session(client, startup)) => (client, startup),
         Ok(Greeting::Cancel(key)) => {
-            let request = Request {
-                protocol: connection.target.protocol.clone(),
-                target: connection.target.name.clone(),
-                destination: connection.destination,
-                body: key.body(),
-            };
-            if !aside(&request).await {
-                connection.host.elsewhere(request);
-            }
-            let (target, principal) = (connection.target.name.clone(), Arc::clone(&connection.principal));
-            return record(&connection, &Event::CancelRequested { target, principal });
+            cancel_requested(connection, &key).await;
+            return None;
         }
-        Err(error) => return not_greeted(&connection, error).await,
+        Err(error) => {
+            not_greeted(connection, error).await;
+            return None;
+        }
     };
-    let begun = match authenticate(&connection, &mut client, &startup).await {
-        Ok(()) => timeout(upstream::PATIENCE, begin(&connection, &mut client, &mut startup))
+    let begun = match authenticate(connection, &mut client, &startup).await {
+        Ok(()) => timeout(upstream::PATIENCE, begin(connection, &mut client, &mut startup))
             .await
             .unwrap_or_else(|_| Err(UpstreamError::Late.into())),
         Err(error) => Err(Refusal::login(&error, &startup.user)),
     };
     match begun {
-        Ok((session, key)) => {
-            connection.host.attempted(&connection.target.name, None);
-            relay(session, *client, &*connection.host).await;
-            drop(key);
-        }
+        Ok((session, key)) => Some(Open { session, client, _key: key }),
         Err(refusal) => {
             if refusal.is_trouble {
                 connection.host.attempted(&connection.target.name, Some(&refusal.denial.reason));
             }
-            record_refusal(&connection, &refusal.denial);
+            record_refusal(connection, &refusal.denial);
             farewell(*client, &refusal.native).await;
+            None
         }
     }
+}
+
+async fn cancel_requested(connection: &Connection, key: &CancelKey) {
+    let request = Request {
+        protocol: connection.target.protocol.clone(),
+        target: connection.target.name.clone(),
+        destination: connection.destination,
+        body: key.body(),
+    };
+    if !aside(&request).await {
+        connection.host.elsewhere(request);
+    }
+    let (target, principal) = (connection.target.name.clone(), Arc::clone(&connection.principal));
+    record(connection, &Event::CancelRequested { target, principal });
 }
 
 /// From the client's wish to a server that is ready for its first statement.
@@ -156,7 +177,7 @@ async fn begin(
     connection: &Arc<Connection>,
     client: &mut Client,
     startup: &mut Startup,
-) -> Result<(Session, Option<Issued>), Refusal> {
+) -> Result<(Box<Session>, Option<Issued>), Refusal> {
     let (mut gate, admission) = admit(connection)?;
     let reading = Reading {
         target: connection.target.name.clone(),
@@ -221,7 +242,7 @@ async fn begin(
     });
     welcome(client, startup, minor, issued.as_ref().map(Issued::key));
     let taken = shared.newest().map_or_else(Instant::now, |(taken, _)| taken);
-    let mut session = Session { gate, admission, machine, server, view, shared, taken, rules, reading };
+    let mut session = Box::new(Session { gate, admission, machine, server, view, shared, taken, rules, reading });
     session.show(greetings.into_iter().chain(asides));
     Ok((session, issued))
 }

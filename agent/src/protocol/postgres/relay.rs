@@ -62,7 +62,7 @@ struct Failed {
 }
 
 /// Runs a session to its end, and records that.
-pub async fn relay(mut session: Session, mut client: Client, host: &dyn Host) {
+pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dyn Host) {
     let started = Instant::now();
     let mut ending = host.ending();
     let mut epoch = session.gate.epoch();
@@ -141,7 +141,8 @@ impl Session {
                 Step::RefreshCatalogue { anew } => {
                     // The client may be waiting for what came before.
                     client.flush().await.map_err(|_| gone())?;
-                    self.refresh(anew).await?;
+                    // Seldom, so its room is not held meanwhile.
+                    Box::pin(self.refresh(anew)).await?;
                     self.gate.waited();
                     now = Instant::now();
                 }

@@ -43,6 +43,13 @@ pub(super) struct Rest {
     to: Option<Ongoing>,
 }
 
+impl Rest {
+    /// Whether the server has a part of it.
+    pub(super) fn is_passing(&self) -> bool {
+        self.left > 0 && self.to.is_some()
+    }
+}
+
 impl Machine {
     /// Deals with `CopyData` that the client sends next; `None` if something else comes, and else whether anything happened.
     pub(super) fn client_data(&mut self) -> Result<Option<bool>, frame::FrameError> {

@@ -133,3 +133,31 @@ fn what_was_shown_of_an_answer_is_recorded_when_the_session_ends_within_it() {
     assert_eq!(answer.rows[0].shown(), &[Some("seen".to_owned())]);
     assert!(rig.machine.abandon(Instant::now()).is_empty());
 }
+
+#[test]
+fn nothing_is_said_in_the_middle_of_a_message() {
+    let error = NativeError::fatal(error::SHUTDOWN, "enough");
+    let mut rig = Rig::new(false);
+    rig.scripted = true;
+    rig.client(&query("copyout"));
+    rig.steps();
+    rig.server(&message::write(from_server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
+    rig.steps();
+    assert!(rig.machine.last_words(&error).is_some());
+    // The client breaks the protocol when it has a part of a message: what it is told would be the rest of that.
+    rig.server(&[b'd', 0, 0, 0, 100, 1, 2, 3]);
+    rig.steps();
+    assert!(rig.machine.last_words(&error).is_none());
+    rig.client(b"?");
+    rig.steps();
+    let last = rig.did.iter().rev().take(2).collect::<Vec<_>>();
+    let [Did::Closed(Close::Client(_)), Did::ToClient(shown)] = last[..] else { panic!("{last:?}") };
+    assert!(shown.ends_with(&[1, 2, 3]), "{shown:?}");
+    // The same towards the server.
+    let mut rig = Rig::new(false);
+    rig.send(&[query("copyin")]);
+    assert!(rig.machine.may_terminate());
+    rig.client(&[b'd', 0, 0, 0, 100, 1, 2, 3]);
+    rig.steps();
+    assert!(!rig.machine.may_terminate());
+}

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::answer::{Answer, UnknownOrigin};
 use crate::{
     gate::Ongoing,
-    masking::{self, Codec as _, Masked, Unreadable},
+    masking::{self, Codec as _, Covers, Masked, Unreadable},
     model::Mode,
     protocol::postgres::{
         frame::{self, FrameError, client, server},
@@ -265,7 +265,8 @@ impl Operation {
     /// # Errors
     /// The next message is none, or nothing proves that it may be shown.
     pub fn data(&mut self, buffer: &mut BytesMut, left: &mut usize) -> Result<(Masked<Bytes>, Vec<Event>), Passed> {
-        let shown = self.answer.shown.clone().ok_or(Unreadable)?;
+        // Nothing is taken off the buffer that is not shown then.
+        let shown = self.answer.shown.clone().filter(Covers::all_clear).ok_or(Unreadable)?;
         let (bytes, events) = self.copied(buffer, left)?;
         Ok((masking::verbatim(&shown, bytes)?, events))
     }

@@ -153,6 +153,16 @@ fn nothing_is_said_in_the_middle_of_a_message() {
     let last = rig.did.iter().rev().take(2).collect::<Vec<_>>();
     let [Did::Closed(Close::Client(_)), Did::ToClient(shown)] = last[..] else { panic!("{last:?}") };
     assert!(shown.ends_with(&[1, 2, 3]), "{shown:?}");
+    // Data that may not be shown has not begun.
+    let mut rig = Rig::new(true);
+    rig.scripted = true;
+    rig.client(&query("copyout"));
+    rig.steps();
+    rig.server(&message::write(from_server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
+    rig.server(&description(7, 3));
+    rig.server(&[b'd', 0, 0, 0, 100, 1, 2, 3]);
+    rig.steps();
+    assert_eq!(rig.heard().0, "HTE");
     // The same towards the server.
     let mut rig = Rig::new(false);
     rig.send(&[query("copyin")]);

@@ -9,11 +9,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use bytes::Bytes;
 
 use crate::{
+    limits::Applied,
     masking::Masked,
     model::{Action, Decide, Denial, Gone, Liveness, Mode, Subject, Verdict},
     recording::{Append, Decision, Event},
@@ -35,6 +37,8 @@ pub struct Services {
     pub liveness: Arc<dyn Liveness>,
     /// Records.
     pub log: Arc<dyn Append>,
+    /// What the session's principal may use at most.
+    pub limits: Applied,
 }
 
 /// An operation whose bytes wait for a verdict.
@@ -45,6 +49,8 @@ pub struct Held {
     text: Arc<Masked<String>>,
     parameters: Vec<Masked<Option<String>>>,
     bytes: Bytes,
+    /// How many statements it is, for limits of them.
+    statements: u64,
 }
 
 impl Held {
@@ -56,7 +62,13 @@ impl Held {
         parameters: Vec<Masked<Option<String>>>,
         bytes: Bytes,
     ) -> Self {
-        Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), action, text, parameters, bytes }
+        Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), action, text, parameters, bytes, statements: 1 }
+    }
+
+    /// The same as so many statements: none, if it must be possible where no further statement is.
+    #[must_use]
+    pub fn counted(self, statements: u64) -> Self {
+        Self { statements, ..self }
     }
 
     /// What is asked.
@@ -202,6 +214,13 @@ impl Gate {
             Ok(()) => self.verdict(&held.action),
             Err(gone) => Verdict::Deny(gone),
         };
+        let verdict = match verdict {
+            Verdict::Permit { rules } => match self.services.limits.begin(held.statements, Instant::now()) {
+                Ok(()) => Verdict::Permit { rules },
+                Err(limit) => Verdict::Deny(limit.into()),
+            },
+            denied @ Verdict::Deny(_) => denied,
+        };
         self.settle(held, verdict)
     }
 
@@ -336,6 +355,10 @@ impl Gate {
             reason: denial.as_ref().map(|denial| denial.reason.clone()),
         }));
         self.record(&event)?;
+        if let Some(limit) = denial.as_ref().and_then(|denial| denial.limit.clone()) {
+            let (session, operation) = (self.subject.session.clone(), Some(self.operations));
+            self.record(&Event::LimitReached { session, operation, limit })?;
+        }
         match denial {
             Some(denial) if self.subject.mode == Mode::Enforce => Err(denial),
             _ => Ok(Permit { serial: held.serial, operation: self.operations }),

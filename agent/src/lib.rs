@@ -8,6 +8,7 @@ pub mod credential;
 pub mod fuzz;
 pub mod gate;
 pub mod identity;
+pub mod limits;
 pub mod masking;
 pub mod model;
 pub mod policy;

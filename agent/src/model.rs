@@ -3,6 +3,7 @@
 //! Nothing here does anything: values, and the traits by which services meet. *Invariant:* this module imports no other.
 
 mod coverage;
+mod limit;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::coverage::{Coverage, CoverageRow, KernelSide};
+pub use self::{
+    coverage::{Coverage, CoverageRow, KernelSide},
+    limit::{Limit, Measure},
+};
 
 /// A boxed future, for traits that are used as objects.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -359,13 +363,15 @@ pub struct Denial {
     pub reason: String,
     /// What the client can do about it.
     pub hint: Option<String>,
+    /// The limit that was reached, if it is that.
+    pub limit: Option<Limit>,
 }
 
 impl Denial {
     /// A refusal that no policy gave: something was missing, unknown or unproven.
     #[must_use]
     pub fn closed(reason: impl Into<String>) -> Self {
-        Self { rule: None, reason: reason.into(), hint: None }
+        Self { rule: None, reason: reason.into(), hint: None, limit: None }
     }
 
     /// The same with advice.
@@ -373,6 +379,12 @@ impl Denial {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+impl From<Limit> for Denial {
+    fn from(limit: Limit) -> Self {
+        Self { limit: Some(limit.clone()), ..Self::closed(limit.to_string()).with_hint(limit.remedy()) }
     }
 }
 

@@ -190,6 +190,9 @@ fn contract(world: &World) -> Outcome {
     assert_eq!(reader.matches[0].unit.as_deref(), Some("orders-agent.service"));
     assert_eq!(reader.matches[1].exe.as_deref(), Some(Path::new("/usr/bin/psql")));
     assert_eq!(reader.matches[2].container.as_deref(), Some("0123456789ab"));
+    let limits = reader.limits.given().collect::<Vec<_>>();
+    let others = [("sessions", 8), ("statements_per_minute", 600)];
+    assert_eq!(limits, [&[("rows", 10_000), ("bytes", 50_000_000), ("statement_time", 30)][..], &others].concat());
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod denials;
 mod drivers;
+mod limits;
 mod observe;
 mod psql;
 mod record;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         suite = denials::cases(suite, &world);
         suite = drivers::cases(suite, &world);
         suite = record::cases(suite, &world);
+        suite = limits::cases(suite, &world);
         suite = tls::cases(suite);
         suite = observe::cases(suite);
         Ok(suite.run())

@@ -8,6 +8,8 @@ pub const READER: u32 = 61_001;
 pub const ANALYST: u32 = 61_002;
 /// Reads and writes.
 pub const WRITER: u32 = 61_003;
+/// Reads, within limits.
+pub const LIMITED: u32 = 61_005;
 /// Has no role at all.
 pub const STRANGER: u32 = 61_004;
 
@@ -80,9 +82,18 @@ pub fn target(server: &Postgres) -> Target {
 /// An agent's builder with the roles and the policy.
 pub fn roles() -> AgentBuilder {
     Agent::builder()
-        .role("reader", [format!("{{ user = \"{READER}\" }}"), "{ user = \"root\" }".to_owned()])
+        .role(
+            "reader",
+            [
+                format!("{{ user = \"{READER}\" }}"),
+                "{ user = \"root\" }".to_owned(),
+                format!("{{ user = \"{LIMITED}\" }}"),
+            ],
+        )
         .role("analyst", [format!("{{ user = \"{ANALYST}\", exe = \"/usr/lib/postgresql/15/bin/psql\" }}")])
         .role("writer", [format!("{{ user = \"{WRITER}\" }}")])
+        .role("limited", [format!("{{ user = \"{LIMITED}\" }}")])
+        .limits("{ rows = 5, sessions = 1, statements_per_minute = 6 }")
         .policy("shop.cedar", POLICY)
 }
 

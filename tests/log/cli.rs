@@ -163,7 +163,13 @@ pub fn hostile_text(running: &Running) -> Outcome {
 
 /// Beginnings of ids, and what is said of those that are none.
 pub fn ids(running: &Running) -> Outcome {
-    exits(&run(running, &["sessions", "show", "s2a"])?, 0)?;
+    for words in [&["sessions", "show", "s2a"][..], &["sessions", "replay", "s2a", "--no-wait"]] {
+        let shown = run(running, words)?;
+        exits(&shown, 0)?;
+        if !shown.stdout.contains("limit rows of role \"orders-reader\" is reached: a statement shows at most 1 rows") {
+            return Err(format!("its limit is not shown: {}", shown.stdout));
+        }
+    }
     let several = run(running, &["sessions", "show", "s2"])?;
     exits(&several, 1)?;
     let none = run(running, &["sessions", "replay", "s3", "--no-wait"])?;

@@ -17,8 +17,8 @@ use agent::{
     },
     masking::without_values,
     model::{
-        Action, Executable, Fate, Flow, Holder, Mode, Older, Principal, Process, Request, Resource, Silent,
-        Surroundings,
+        Action, Executable, Fate, Flow, Holder, Limit, Measure, Mode, Older, Principal, Process, Request, Resource,
+        Silent, Surroundings,
     },
     recording::{AnswerPart, Append, Decision, Event, Failure, Log, Options, SessionStart, timestamp},
 };
@@ -116,11 +116,15 @@ pub fn fill(log: &dyn Append) -> Outcome {
 
     add(&started("s2a", "svc-reports", 1002, "/usr/bin/python3.11", &[]))?;
     add(&decided("s2a", 1, "SELECT count(*) FROM orders", "permit", None))?;
-    add(&finished("s2a", 1, 1, Some("SELECT 1"), None, None))?;
+    let limit = Limit { measure: Measure::Rows, role: "orders-reader".into(), most: 1 };
+    add(&Event::LimitReached { session: "s2a".into(), operation: Some(1), limit: limit.clone() })?;
+    let failure = Failure { code: "53400".into(), message: without_values(limit.to_string()) };
+    add(&finished("s2a", 1, 1, None, Some(failure), None))?;
     add(&started("s2b", "svc-orders", 1001, "/usr/bin/psql", &["orders-reader"]))?;
     add(&decided("s2b", 1, "UPDATE orders SET total = 0", "observe", Some(reason)))?;
     add(&ended("s2b", 1, 1))?;
     add(&Event::ConnectionRefused {
+        limit: None,
         target: Some("orders".into()),
         principal: Some(Arc::new(principal("games", 5, "/usr/bin/nc.openbsd", &[]))),
         flow: None,

@@ -3,6 +3,7 @@
 mod connections;
 mod copies;
 mod decisions;
+mod limits;
 mod masking;
 mod names;
 mod replication;
@@ -66,6 +67,24 @@ pub fn all(server: &Postgres) -> Vec<Case<'_>> {
         case(server, "a cursor of DECLARE is run by Execute, in parts, and masked", names::cursor),
         case(server, "a pipeline of 60,000 messages without a Sync", names::long_pipeline),
         case(server, "pgbench, simple, extended and prepared", decisions::pgbench),
+        case(server, "limit sessions: shared by processes, freed at the end and after a kill", limits::sessions),
+        case(server, "limit sessions where nothing is enforced: recorded", limits::sessions_observed),
+        case(server, "limit statements_per_minute: simple, in a transaction", limits::statements_per_minute),
+        case(server, "limit statements_per_minute: extended", limits::statements_per_minute_extended),
+        case(server, "limits of several roles: each of them holds", limits::several_roles),
+        case(server, "limit rows: simple, in a transaction, with a savepoint", limits::rows_simple),
+        case(server, "limit rows: extended, in a transaction, in pipelines", limits::rows_extended),
+        case(server, "limit rows: what has been written is not called failed", limits::written),
+        case(server, "limit rows: portals add up, each FETCH is a statement", limits::portals),
+        case(server, "limit bytes: simple, in a transaction, with a savepoint", limits::bytes_simple),
+        case(server, "limit bytes: extended, in a transaction, in pipelines", limits::bytes_extended),
+        case(server, "limits rows and bytes: COPY out and in", limits::copies),
+        case(server, "limit statement_time: simple, in a transaction, with a savepoint", limits::time_simple),
+        case(server, "limit statement_time: extended, in a transaction, in pipelines", limits::time_extended),
+        case(server, "limit statement_time: a COPY whose client says nothing", limits::copy_of_a_silent_client),
+        case(server, "limit statement_time: the request to cancel goes through TLS", limits::through_tls),
+        case(server, "limits of statements of several roles: the lowest counts", limits::lowest),
+        case(server, "limits of statements where nothing is enforced: recorded", limits::observed),
         case(server, "the session's end is told to both sides", connections::endings),
         case(server, "odd beginnings are answered or closed", connections::odd_beginnings),
         case(server, "two databases that differ in masked values look the same", masking::non_interference),

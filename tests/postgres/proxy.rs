@@ -13,8 +13,9 @@ use std::{
 };
 
 use agent::{
-    config::{self, Certificate, ColumnRule, CredentialSource, TlsMode, UpstreamTls},
+    config::{self, Certificate, ColumnRule, CredentialSource, Limits, Role, TlsMode, UpstreamTls},
     gate::Services,
+    limits::Counts,
     model::{
         Action, Boxed, Decide, Denial, Executable, Flow, Gone, Liveness, Mode, Principal, Process, Style, Subject,
         Verdict,
@@ -35,6 +36,7 @@ pub struct Builder {
     login: (String, Option<String>),
     certificate: Option<Certificate>,
     policy: Policy,
+    roles: Vec<Role>,
 }
 
 impl Builder {
@@ -45,7 +47,7 @@ impl Builder {
             ..config::Target::simple("orders", vec![destination.into()])
         };
         let login = ("app".into(), Some("upstream secret".into()));
-        Self { target, destination, login, certificate: None, policy: |_| None }
+        Self { target, destination, login, certificate: None, policy: |_| None, roles: Vec::new() }
     }
 
     pub fn login(mut self, user: &str, password: Option<&str>) -> Self {
@@ -55,6 +57,12 @@ impl Builder {
 
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// One more role of every client, with these limits.
+    pub fn role(mut self, name: &str, limits: Limits) -> Self {
+        self.roles.push(Role { name: name.into(), matches: Vec::new(), limits });
         self
     }
 
@@ -138,9 +146,11 @@ impl Proxy {
         let target = Arc::new(builder.target);
         let (shared_log, shared_rules) = (Arc::clone(&log), Arc::clone(&rules));
         let sessions = AtomicU64::new(1);
+        let counts = Arc::new(Counts::new(&builder.roles, Box::new(|_| 0)));
+        let roles: Vec<String> = builder.roles.into_iter().map(|role| role.name).collect();
         runtime.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let principal = Arc::new(principal(builder.destination));
+                let principal = Arc::new(principal(builder.destination, &roles));
                 let connection = Connection {
                     subject: Subject {
                         session: format!("s{}", sessions.fetch_add(1, Ordering::Relaxed)),
@@ -157,6 +167,7 @@ impl Proxy {
                         policy: shared_rules.clone(),
                         liveness: shared_rules.clone(),
                         log: shared_log.clone(),
+                        limits: counts.of(&roles),
                     },
                     host: host.clone(),
                 };
@@ -297,7 +308,7 @@ impl Host for Stand {
     }
 }
 
-fn principal(destination: SocketAddr) -> Principal {
+fn principal(destination: SocketAddr, roles: &[String]) -> Principal {
     let (uid, gid, pid) = (0, 0, std::process::id());
     Principal {
         flow: Flow { tgid: pid, uid, gid, ..Flow::imagined(destination) },
@@ -316,6 +327,6 @@ fn principal(destination: SocketAddr) -> Principal {
             user_unit: None,
             container: None,
         },
-        roles: vec!["orders-reader".into()],
+        roles: [&["orders-reader".to_owned()], roles].concat(),
     }
 }

@@ -101,6 +101,7 @@ impl Target {
 pub struct AgentBuilder {
     targets: Vec<Target>,
     roles: Vec<(String, Vec<String>)>,
+    limits: Vec<(String, String)>,
     policies: Vec<(String, String)>,
     lines: Vec<String>,
     intercept: Vec<String>,
@@ -119,6 +120,15 @@ impl AgentBuilder {
     #[must_use]
     pub fn role<S: Into<String>>(mut self, name: &str, matches: impl IntoIterator<Item = S>) -> Self {
         self.roles.push((name.into(), matches.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// What the role that was named last may use at most: a table in TOML, such as `{ rows = 10 }`.
+    #[must_use]
+    pub fn limits(mut self, limits: &str) -> Self {
+        if let Some((name, _)) = self.roles.last() {
+            self.limits.push((name.clone(), limits.into()));
+        }
         self
     }
 
@@ -199,6 +209,9 @@ impl AgentBuilder {
         }
         for (name, matches) in &self.roles {
             let _ = writeln!(config, "\n[[role]]\nname = {}\nmatch = [{}]", quoted(name), matches.join(", "));
+            for (_, limits) in self.limits.iter().filter(|(of, _)| of == name) {
+                let _ = writeln!(config, "limits = {limits}");
+            }
         }
         dir.write("postern.toml", config, 0o644)?;
         Ok(())

@@ -1,6 +1,6 @@
 //! `postern check`: the configuration, the policies, and whether this host is as they expect.
 
-use std::{fs, io::Read, path::Path};
+use std::{collections::BTreeMap, fs, io::Read, path::Path};
 
 use nix::unistd::{Gid, Group, Uid, User};
 use serde::Serialize;
@@ -17,7 +17,9 @@ use crate::{
 
 /// What was found, for `--json`.
 #[derive(Serialize)]
-struct Found {
+struct Found<'a> {
+    /// What roles may use at most: those that have limits.
+    limits: BTreeMap<&'a str, BTreeMap<&'static str, u64>>,
     /// Whether the agent would start with it.
     passed: bool,
     /// Faults of the configuration.
@@ -46,7 +48,8 @@ pub fn run(global: &Global, out: &mut Out) -> Result<(), Failure> {
     let passed = loaded.is_ok() && policies.as_ref().is_some_and(policy::Checked::passed);
     if global.json {
         let configuration = loaded.as_ref().err().map(|ConfigErrors(faults)| faults.clone()).unwrap_or_default();
-        out.json(&Found { passed, configuration, policies, warnings })?;
+        let limits = loaded.as_ref().map(limited).unwrap_or_default();
+        out.json(&Found { limits, passed, configuration, policies, warnings })?;
     } else {
         match &loaded {
             Ok(config) => summary(config, out)?,
@@ -75,7 +78,17 @@ fn summary(config: &Config, out: &mut Out) -> Result<(), Failure> {
         let masked = count(target.columns.len() as u64, "masked column", "masked columns");
         out.line(format!("  target {}: {}, {mode}, {masked}", target.name, target.protocol))?;
     }
+    for (role, limits) in limited(config) {
+        let limits = limits.iter().map(|(name, most)| format!("{name} {most}")).collect::<Vec<_>>();
+        out.line(format!("  role {role}: at most {}", limits.join(", ")))?;
+    }
     Ok(())
+}
+
+/// The limits of each role that has any, by their names in the configuration.
+fn limited(config: &Config) -> BTreeMap<&str, BTreeMap<&'static str, u64>> {
+    let roles = config.roles.iter().map(|role| (role.name.as_str(), role.limits.given().collect::<BTreeMap<_, _>>()));
+    roles.filter(|(_, limits)| !limits.is_empty()).collect()
 }
 
 /// The user and the group that `[agent]` names must be there.

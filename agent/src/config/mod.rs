@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Mode, Style};
+use crate::model::{Measure, Mode, Style};
 
 mod address;
 mod agent;
@@ -396,6 +396,38 @@ pub struct Role {
     pub name: String,
     /// The role is assigned if any entry matches. At least one.
     pub matches: Vec<Match>,
+    /// What its processes may use at most.
+    pub limits: Limits,
+}
+
+/// `limits` of a role: what is not given is not limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows that one statement shows.
+    pub rows: Option<u64>,
+    /// Bytes of rows and of copied data that one statement moves.
+    pub bytes: Option<u64>,
+    /// How long one statement takes.
+    pub statement_time: Option<Duration>,
+    /// Sessions that are open at a time, of all its processes together.
+    pub sessions: Option<u64>,
+    /// Statements that begin within a minute, of all its processes together.
+    pub statements_per_minute: Option<u64>,
+}
+
+impl Limits {
+    /// Those that are given, as in the file.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let Self { rows, bytes, statement_time, sessions, statements_per_minute } = self;
+        let all = [
+            (Measure::Rows, *rows),
+            (Measure::Bytes, *bytes),
+            (Measure::StatementTime, statement_time.map(|time| time.as_secs())),
+            (Measure::Sessions, *sessions),
+            (Measure::StatementsPerMinute, *statements_per_minute),
+        ];
+        all.into_iter().filter_map(|(measure, most)| Some((measure.name(), most?)))
+    }
 }
 
 /// An entry of `match`: all keys that are given must match.

@@ -1,9 +1,17 @@
 //! `[[role]]`
 
+use std::time::Duration;
+
 use super::{
-    Match, Role,
+    Limits, Match, Role,
     section::{Section, Spanned},
 };
+
+/// Highest limit of rows, bytes, sessions or statements: far beyond what anybody means, and it can be added up.
+const MOST: u64 = 1_000_000_000_000_000;
+
+/// Longest `statement_time`: a week, in seconds.
+const LONGEST: u64 = 7 * 24 * 60 * 60;
 
 /// A role as far as it could be read.
 pub(super) struct Read {
@@ -37,9 +45,23 @@ fn one(mut section: Section<'_>) -> Read {
         section.fault(&span, what, format!("write match = {example}, or remove the role"));
     }
     let matches: Vec<Match> = entries.unwrap_or_default().into_iter().filter_map(entry).collect();
+    let limits = section.section("limits").map(limits).unwrap_or_default();
     section.close();
-    let role = name.as_ref().map(|name| Role { name: name.value.clone(), matches });
+    let role = name.as_ref().map(|name| Role { name: name.value.clone(), matches, limits });
     Read { role, name }
+}
+
+fn limits(section: Section<'_>) -> Limits {
+    let number = |key| section.number(key, "", 1..=MOST);
+    let limits = Limits {
+        rows: number("rows"),
+        bytes: number("bytes"),
+        statement_time: section.seconds("statement_time", 1..=LONGEST).map(Duration::from_secs),
+        sessions: number("sessions"),
+        statements_per_minute: number("statements_per_minute"),
+    };
+    section.close();
+    limits
 }
 
 /// An entry of `match`.

@@ -175,15 +175,20 @@ impl<'a> Section<'a> {
 
     /// A number of seconds under a key.
     pub(super) fn seconds(&self, key: &'static str, allowed: RangeInclusive<u64>) -> Option<u64> {
+        self.number(key, "of seconds ", allowed)
+    }
+
+    /// A number under a key, `of` something.
+    pub(super) fn number(&self, key: &'static str, of: &str, allowed: RangeInclusive<u64>) -> Option<u64> {
         let item = self.item(key)?;
-        let seconds = item.value.as_integer().and_then(|number| u64::try_from(number).ok());
-        let seconds = seconds.filter(|seconds| allowed.contains(seconds));
-        if seconds.is_none() {
+        let number = item.value.as_integer().and_then(|number| u64::try_from(number).ok());
+        let number = number.filter(|number| allowed.contains(number));
+        if number.is_none() {
             let (least, most) = allowed.into_inner();
-            let what = format!("{key} in {} is not a number of seconds from {least} to {most}", self.name);
+            let what = format!("{key} in {} is not a number {of}from {least} to {most}", self.name);
             self.fault(&item.span, what, format!("write {key} = {most}, or less, without quotes"));
         }
-        seconds
+        number
     }
 
     /// One of some words under a key.

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::model::Executable;
+use crate::{config::Limits, model::Executable};
 
 const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 const CONTAINER: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -31,7 +31,7 @@ fn process() -> Process {
 }
 
 fn has(entry: Match, process: &Process) -> bool {
-    !roles(&[Role { name: "r".into(), matches: vec![entry] }], process).is_empty()
+    !roles(&[Role { name: "r".into(), matches: vec![entry], limits: Limits::default() }], process).is_empty()
 }
 
 fn some(text: &str) -> Option<String> {
@@ -83,7 +83,7 @@ fn all_keys_of_an_entry_and_any_entry_of_a_role() {
     assert!(has(both("svc-orders", "/usr/bin/psql"), &process()));
     assert!(!has(both("svc-orders", "/usr/bin/python3"), &process()));
     assert!(!has(both("root", "/usr/bin/psql"), &process()));
-    let role = |name: &str, matches| Role { name: name.into(), matches };
+    let role = |name: &str, matches| Role { name: name.into(), matches, limits: Limits::default() };
     let found = roles(
         &[
             role("reader", vec![both("root", "/bin/sh"), both("1000", "/usr/bin/psql")]),

@@ -193,6 +193,7 @@ fn nearest(resource: &Resource, term: &Term) -> Option<Resource> {
 fn forbidden(rule: &Rule, request: &Request) -> Denial {
     let asked = format!("{} on {}", request.action, request.resource);
     Denial {
+        limit: None,
         rule: Some(rule.id.clone()),
         reason: rule.reason.clone().unwrap_or_else(|| format!("{asked} is forbidden")),
         hint: Some(format!("Refused was {asked}.")),
@@ -205,6 +206,7 @@ fn needs_approval(first: &Rule, all: &[&Rule], request: &Request) -> Denial {
     groups.dedup();
     let needs = format!("{} on {} needs the approval of {}", request.action, request.resource, groups.join(" and of "));
     Denial {
+        limit: None,
         rule: Some(first.id.clone()),
         reason: first.reason.as_ref().map_or_else(|| needs.clone(), |reason| format!("{reason} ({needs})")),
         hint: Some("Approvals cannot be asked for in this version of Postern, so it stays forbidden.".into()),

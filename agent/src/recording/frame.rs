@@ -79,6 +79,7 @@ impl Kind {
             Event::Finished { .. } => 20,
             Event::SessionEnded { .. } => 21,
             Event::CancelRequested { .. } => return Self::CANCEL_REQUESTED,
+            Event::LimitReached { .. } => 23,
             Event::Coverage { .. } => 32,
             Event::Unexplained { .. } => 33,
             Event::ProxyOverstepped { .. } => 34,

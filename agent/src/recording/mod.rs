@@ -25,7 +25,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     masking::Masked,
-    model::{Action, CoverageRow, Flow, KernelSide, Mode, Older, Principal},
+    model::{Action, CoverageRow, Flow, KernelSide, Limit, Mode, Older, Principal},
 };
 
 pub use self::{
@@ -192,6 +192,9 @@ pub enum Event {
         reason: String,
         /// Id of the policy, if one refused it.
         rule: Option<String>,
+        /// The limit that was reached, if it was that.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit: Option<Limit>,
     },
     /// An operation was decided. Appended before any byte of it goes upstream.
     Decided(Box<Decision>),
@@ -225,6 +228,17 @@ pub enum Event {
         /// What of the answer no [`Event::Answer`] has, as there: most answers are short, and need no record of their own.
         #[serde(skip_serializing_if = "Option::is_none")]
         answer: Option<AnswerPart>,
+    },
+    /// A limit of a role was reached. What was to be done beyond it was not, unless the target is only observed.
+    LimitReached {
+        /// Session id.
+        session: String,
+        /// Number of the operation within the session; `None` if it is about the session itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        operation: Option<u64>,
+        /// Which, of which role, and how much it is.
+        #[serde(flatten)]
+        limit: Limit,
     },
     /// A session ended.
     SessionEnded {

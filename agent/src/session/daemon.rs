@@ -121,6 +121,7 @@ pub async fn run(
     let proxy = Arc::new(Proxy {
         warden: warden.clone(),
         targets: Targets::new(targets, &agent.state_dir, agent.name_grace),
+        limits: handover.predecessors().counted(&roles),
         roles,
         policy: Arc::clone(&policy),
         liveness: Arc::new(liveness),
@@ -152,8 +153,7 @@ pub async fn run(
     let running = Arc::new(Running { proxy: Arc::clone(&proxy), started: Timestamp::now(), handle: Handle::current() });
     let (refuse, refused) = oneshot::channel();
     tasks.spawn(async move {
-        // Who is told how the agent is may rely on its names and on the self-test. Connections are served meanwhile, which
-        // the self-test needs.
+        // Who asks how the agent is may rely on its names and on the self-test, for which connections are served already.
         running.proxy.targets.asked().await;
         if let Err(error) = running.proxy.self_test().await {
             tracing::error!(error, "the self-test could not be made");

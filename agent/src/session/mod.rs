@@ -35,7 +35,7 @@ use crate::{
     config::{CredentialSource, Durability},
     credential::{self, MaskingKeys, Secret},
     gate::Services,
-    identity,
+    identity, limits,
     model::{Boxed, Denial, Flow, Liveness, Principal, Process, Subject},
     policy::Reloadable,
     protocol::{self, Connection, Host, HostError, KeyPair, Login, ca::Authority},
@@ -62,6 +62,8 @@ pub struct Proxy {
     pub targets: Targets,
     /// `[[role]]`
     pub roles: Vec<config::Role>,
+    /// What is counted of them.
+    pub limits: Arc<limits::Counts>,
     /// Decides.
     pub policy: Arc<Reloadable>,
     /// Knows whether a process still is what it was.
@@ -164,7 +166,7 @@ impl Proxy {
             target: target.name.clone(),
             mode: target.mode,
         };
-        let services = self.services(&target, &connect);
+        let services = self.services(&target, &principal, &connect);
         let connection = Connection {
             subject: subject.clone(),
             destination: principal.flow.destination,
@@ -188,7 +190,7 @@ impl Proxy {
         }
     }
 
-    fn services(&self, target: &config::Target, connect: &Arc<InHand>) -> Services {
+    fn services(&self, target: &config::Target, principal: &Principal, connect: &Arc<InHand>) -> Services {
         let log: Arc<dyn Append> = match target.durability {
             Durability::Strict => self.log.strict(),
             Durability::Batched => Arc::clone(&self.log) as Arc<dyn Append>,
@@ -197,6 +199,7 @@ impl Proxy {
             policy: Arc::clone(&self.policy) as Arc<dyn crate::model::Decide>,
             liveness: Arc::clone(&self.liveness),
             log: Arc::new(Accounted { log, connect: Arc::clone(connect) }),
+            limits: self.limits.of(&principal.roles),
         }
     }
 
@@ -232,8 +235,8 @@ fn record_refusal(log: &dyn Append, target: Option<String>, who: Who<'_>, denial
         Who::Noted(flow, connect) => (None, Some(flow), Some(connect)),
         Who::Proven(principal, connect) => (Some(principal), None, Some(connect)),
     };
-    let (reason, rule) = (denial.reason.clone(), denial.rule.clone());
-    match log.append(&Event::ConnectionRefused { target, principal, flow, reason, rule }) {
+    let Denial { reason, rule, limit, .. } = denial.clone();
+    match log.append(&Event::ConnectionRefused { target, principal, flow, reason, rule, limit }) {
         Ok(sequence) => connect.into_iter().for_each(|connect| connect.recorded(sequence)),
         Err(error) => tracing::error!(%error, "a refusal could not be recorded"),
     }

@@ -15,6 +15,7 @@ fn no_deletes(action: &Action) -> Option<Denial> {
         rule: Some("no-deletes".into()),
         reason: "Nothing is deleted here.".into(),
         hint: None,
+        limit: None,
     })
 }
 

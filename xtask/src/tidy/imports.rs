@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "protocol",
         &[
             "gate",
+            "limits",
             "masking",
             "model",
             "config",
@@ -25,12 +26,13 @@ const EDGES: &[(&str, &[&str])] = &[
             "recording::SessionStart",
         ],
     ),
-    ("gate", &["masking", "model", "recording::Append", "recording::Decision", "recording::Event"]),
+    ("gate", &["limits", "masking", "model", "recording::Append", "recording::Decision", "recording::Event"]),
     // It starts the attempts, and is what judges them.
     ("warden", &["model", "config", "selftest"]),
     ("selftest", &[]),
     ("target", &["model", "config"]),
     ("identity", &["model", "config"]),
+    ("limits", &["model", "config"]),
     ("credential", &["model", "config"]),
     ("recording", &["masking", "model", "config"]),
     ("policy", &["model"]),

@@ -70,6 +70,9 @@ pub fn run(global: &Global, options: &Options, out: &mut Out) -> Result<(), Fail
                 }
                 answer(&finished, &mut pending, out)?;
             }
+            Event::LimitReached(reached) => {
+                out.line(out.paint(Colour::Bad, &format!("-- {}", clean(&reached.limit.to_string()))))?;
+            }
             Event::SessionEnded(end) => {
                 out.line(out.paint(Colour::Dim, &format!("-- ended: {}", clean(&end.reason))))?;
             }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 
-use super::story::{self, Decided, Event, Finished, Flow, Process, Refusal, Start};
+use super::story::{self, Decided, Event, Finished, Flow, Process, Reached, Refusal, Start};
 use crate::{
     cli::{
         Failure, Global,
         output::{Colour, Out, bytes, clean, clean_lines, count, duration, local, micros_between},
     },
+    model::Limit,
     recording::{State, Summary},
 };
 
@@ -25,6 +26,7 @@ pub struct Options {
 struct Operation {
     decided: Option<Decided>,
     finished: Option<Finished>,
+    limit: Option<Limit>,
 }
 
 /// Asks and prints.
@@ -58,7 +60,7 @@ fn json(global: &Global, id: &str, out: &mut Out) -> Result<(), Failure> {
 fn print(global: &Global, id: &str, out: &mut Out) -> Result<(), Failure> {
     let mut summary = None;
     let mut operations: BTreeMap<u64, Operation> = BTreeMap::new();
-    let (mut start, mut refusal) = (None, None);
+    let (mut start, mut refusal, mut beyond) = (None, None, None);
     let head = |found: &Summary| {
         summary = Some(found.clone());
         Ok(())
@@ -75,6 +77,10 @@ fn print(global: &Global, id: &str, out: &mut Out) -> Result<(), Failure> {
                 let operation = operations.entry(finished.operation).or_default();
                 operation.finished = Some(finished);
             }
+            Event::LimitReached(Reached { operation: Some(operation), limit }) => {
+                operations.entry(operation).or_default().limit = Some(limit);
+            }
+            Event::LimitReached(Reached { operation: None, limit }) => beyond = Some(limit),
             Event::Answer(_) | Event::SessionEnded(_) | Event::Other => {}
         }
         Ok(())
@@ -87,6 +93,9 @@ fn print(global: &Global, id: &str, out: &mut Out) -> Result<(), Failure> {
     }
     if let Some(refusal) = &refusal {
         refused(refusal, out)?;
+    }
+    if let Some(limit) = &beyond {
+        field(out, "limit", &limit.to_string())?;
     }
     end(&summary, out)?;
     for (number, operation) in &operations {
@@ -194,6 +203,9 @@ fn statement(number: u64, operation: &Operation, out: &mut Out) -> Result<(), Fa
     }
     if let Some(reason) = &decided.reason {
         out.line(format!("      reason: {}", clean(reason)))?;
+    }
+    if let Some(limit) = &operation.limit {
+        out.line(out.paint(Colour::Bad, &format!("      {}", clean(&limit.to_string()))))?;
     }
     if let Some(error) = operation.finished.as_ref().and_then(|finished| finished.error.as_ref()) {
         let error = out.paint(Colour::Bad, &format!("error {}: {}", clean(&error.code), clean(&error.message)));

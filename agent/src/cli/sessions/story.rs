@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::{
     cli::{Failure, Global, client::Client, output::count},
     control::{Reply, Request},
+    model::Limit,
     recording::{Record, Summary},
 };
 
@@ -26,6 +27,8 @@ pub enum Event {
     Answer(Part),
     /// A statement ended.
     Finished(Finished),
+    /// A limit of a role was reached.
+    LimitReached(Reached),
     /// It ended.
     SessionEnded(End),
     /// Something that a newer agent wrote.
@@ -156,6 +159,16 @@ impl Finished {
 pub struct Error {
     pub code: String,
     pub message: String,
+}
+
+/// A limit of a role was reached.
+#[derive(Debug, Deserialize)]
+pub struct Reached {
+    /// Absent if it is about the session itself.
+    #[serde(default)]
+    pub operation: Option<u64>,
+    #[serde(flatten)]
+    pub limit: Limit,
 }
 
 /// How it ended.

@@ -21,39 +21,57 @@ use crate::{
 };
 
 /// The keys of all sessions that are open in this process.
-static KEYS: LazyLock<Mutex<HashMap<CancelKey, Session>>> = LazyLock::new(Mutex::default);
+static KEYS: LazyLock<Mutex<HashMap<CancelKey, Running>>> = LazyLock::new(Mutex::default);
 
-/// What a key of ours stands for.
+/// What a key of ours stands for: a session at its server.
 #[derive(Clone)]
-struct Session {
-    connection: Arc<Connection>,
-    admission: Admission,
-    key: CancelKey,
+pub struct Running {
+    /// The client's connection.
+    pub connection: Arc<Connection>,
+    /// Leave for the request.
+    pub admission: Admission,
+    /// The server's key.
+    pub key: CancelKey,
+}
+
+impl Running {
+    /// Asks the server to cancel what the session does, and waits until it has.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn cancel(self) -> Result<(), UpstreamError> {
+        let Self { connection, admission, key } = self;
+        // The way of the session: through TLS if that did, and with its certificate.
+        let login = match connection.target.credential {
+            CredentialSource::Agent(_) => Some(connection.host.login(&connection.target, &connection.principal).await?),
+            CredentialSource::Client => None,
+        };
+        let mut server = upstream::open(&connection, &admission, login.as_ref()).await?;
+        server.send(&admission.housekeeping(key.request()));
+        // The server closes once it has sent the signal; the client waits for that too.
+        match server.receive().await {
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
 }
 
 /// A key of ours while its session is open.
 pub struct Issued(CancelKey);
 
 impl Issued {
-    /// A new key for a session of a target, whose server has given `key`. Its secret is as long as the session's minor version of
-    /// the protocol has it.
+    /// A new key for a session. Its secret is as long as the session's minor version of the protocol has it.
     ///
     /// # Errors
     /// No random bytes.
-    pub fn new(
-        connection: &Arc<Connection>,
-        admission: &Admission,
-        key: CancelKey,
-        minor: u16,
-    ) -> Result<Self, TlsError> {
+    pub fn new(running: Running, minor: u16) -> Result<Self, TlsError> {
         let length = if minor < 2 { SHORT_SECRET } else { LONG_SECRET };
         let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let secret: [u8; LONG_SECRET] = tls::random()?;
             // The server's own process id: clients compare it with pg_backend_pid() and with who notifies.
-            let own = CancelKey { process: key.process, secret: Bytes::copy_from_slice(&secret[..length]) };
+            let own = CancelKey { process: running.key.process, secret: Bytes::copy_from_slice(&secret[..length]) };
             if let std::collections::hash_map::Entry::Vacant(entry) = keys.entry(own.clone()) {
-                entry.insert(Session { connection: Arc::clone(connection), admission: admission.clone(), key });
+                entry.insert(running);
                 return Ok(Self(own));
             }
         }
@@ -80,19 +98,10 @@ impl Drop for Issued {
 pub async fn cancel(request: &Request) -> Result<bool, UpstreamError> {
     let Ok(key) = CancelKey::read(&request.body) else { return Ok(true) };
     let session = KEYS.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-    let Some(Session { connection, admission, key }) = session else { return Ok(false) };
-    if connection.target.name != request.target || connection.destination != request.destination {
-        return Ok(true);
+    let Some(running) = session else { return Ok(false) };
+    let Running { connection, .. } = &running;
+    if connection.target.name == request.target && connection.destination == request.destination {
+        running.cancel().await?;
     }
-    // The way of the session: through TLS if that did, and with its certificate.
-    let login = match connection.target.credential {
-        CredentialSource::Agent(_) => Some(connection.host.login(&connection.target, &connection.principal).await?),
-        CredentialSource::Client => None,
-    };
-    let mut server = upstream::open(&connection, &admission, login.as_ref()).await?;
-    server.send(&admission.housekeeping(key.request()));
-    // The server closes once it has sent the signal; the client waits for that too.
-    match server.receive().await {
-        Ok(_) | Err(_) => Ok(true),
-    }
+    Ok(true)
 }

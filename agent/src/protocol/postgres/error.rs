@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     masking::{Masked, without_values},
-    model::Denial,
+    model::{Denial, Limit, Measure},
 };
 
 /// How grave an error is.
@@ -58,6 +58,8 @@ pub const NAME_TOO_LONG: &str = "42622";
 pub const TOO_LONG: &str = "54000";
 /// `configuration_limit_exceeded`
 pub const LIMIT: &str = "53400";
+/// `too_many_connections`
+pub const TOO_MANY: &str = "53300";
 /// `invalid_parameter_value`
 pub const PARAMETER: &str = "22023";
 /// `config_file_error`
@@ -76,14 +78,19 @@ impl NativeError {
         Self { severity: Severity::Fatal, ..Self::error(code, message) }
     }
 
-    /// A refused operation: SQLSTATE 42501, with what can be done about it.
+    /// A refused operation, with what can be done about it: SQLSTATE 42501, or that of a limit.
     #[must_use]
     pub fn denied(denial: &Denial) -> Self {
+        let code = match &denial.limit {
+            None => DENIED,
+            Some(Limit { measure: Measure::Sessions, .. }) => TOO_MANY,
+            Some(_) => LIMIT,
+        };
         let hint = denial.hint.clone().map_or(
             Cow::Borrowed("Ask the operator of Postern for a policy that permits this, if you need it."),
             Cow::Owned,
         );
-        Self { hint: Some(hint), ..Self::error(DENIED, denial.to_string()) }
+        Self { hint: Some(hint), ..Self::error(code, denial.to_string()) }
     }
 
     /// The same as the end of the session.

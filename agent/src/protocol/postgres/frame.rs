@@ -182,11 +182,18 @@ pub struct Run {
 }
 
 /// Finds the messages of this type, of at most [`DATA`], at the head of `buffer`; `left` bytes of an earlier one come first.
-/// `body` is given each piece of a body.
+/// `body` is given each piece of a body. `begins` is asked about each message, with its size, before it begins; none follows
+/// one that may not.
 ///
 /// # Errors
 /// See [`take`]: if the first of them is none.
-pub fn run(buffer: &[u8], kind: u8, left: usize, mut body: impl FnMut(&[u8])) -> Result<Run, FrameError> {
+pub fn run(
+    buffer: &[u8],
+    kind: u8,
+    left: usize,
+    mut body: impl FnMut(&[u8]),
+    mut begins: impl FnMut(usize) -> bool,
+) -> Result<Run, FrameError> {
     let mut run = Run { left, ..Run::default() };
     let mut rest = buffer;
     loop {
@@ -207,6 +214,9 @@ pub fn run(buffer: &[u8], kind: u8, left: usize, mut body: impl FnMut(&[u8])) ->
             Err(_) if run.bytes > 0 => return Ok(run),
             Err(fault) => return Err(fault),
         };
+        if !begins(total) {
+            return Ok(run);
+        }
         rest = &rest[HEADER..];
         run.bytes += HEADER;
         run.messages += 1;

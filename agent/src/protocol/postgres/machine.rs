@@ -13,6 +13,7 @@ mod copying;
 mod deciding;
 mod freshness;
 mod guard;
+mod limiting;
 mod names;
 mod operation;
 mod pending;
@@ -30,6 +31,7 @@ use bytes::{Bytes, BytesMut};
 use self::{
     copying::{Copying, Rest},
     deciding::{Deciding, Rechecking},
+    limiting::Strike,
     names::{Committed, Stamp},
     pending::{Expect, Pending, Queue},
 };
@@ -42,6 +44,7 @@ use super::{
 };
 use crate::{
     gate::{Admission, Held, Permit, Released},
+    limits::PerStatement,
     masking::Masked,
     model::{Denial, Mode, Resource},
     recording::Event,
@@ -69,6 +72,8 @@ pub enum Step {
     ToServer(Released),
     /// Send to the client.
     ToClient(Masked<Bytes>),
+    /// Ask the server to cancel what it does, then call [`Machine::cancelled`]. Other steps do not wait for that.
+    Cancel,
     /// Record; if that fails, the session must end.
     Record(Event),
     /// Send what is outstanding, then end both connections. Nothing follows.
@@ -132,6 +137,8 @@ pub struct Start {
     pub server_is_utf8: bool,
     /// Key of the target for the style `hash`.
     pub key: Arc<[u8]>,
+    /// What one statement may use.
+    pub limits: Arc<PerStatement>,
 }
 
 /// What the client's side of the machine does.
@@ -168,6 +175,10 @@ pub struct Machine {
     rest: Rest,
     /// Type of the server's message that has begun to be passed on, and what of it is still to come.
     server_rest: (u8, usize),
+    /// The same of one that has begun to be dropped.
+    withheld: (u8, usize),
+    /// The oldest statement has gone beyond a limit.
+    strike: Option<Strike>,
     copying: Copying,
     steps: VecDeque<Step>,
     queue: Queue,
@@ -208,6 +219,8 @@ impl Machine {
             stalled: false,
             rest: Rest::default(),
             server_rest: (0, 0),
+            withheld: (0, 0),
+            strike: None,
             copying: Copying::Nothing,
             steps: VecDeque::new(),
             queue: Queue::default(),
@@ -241,6 +254,7 @@ impl Machine {
         self.waiting.is_none()
             && !self.stalled
             && !self.ended
+            && self.hears_client()
             && matches!(self.client, Client::Reading | Client::Discarding)
     }
 
@@ -269,6 +283,7 @@ impl Machine {
             if let Some(step) = self.steps.pop_front() {
                 return Some(step);
             }
+            self.watch(now);
             if matches!(self.client, Client::Ended) || !(self.server_turn(now) || self.client_turn(now)) {
                 let step = self.steps.pop_front();
                 if step.is_none() {
@@ -405,7 +420,15 @@ impl Machine {
         if copies_in {
             self.copying = Copying::Awaited;
         }
-        let pending = Pending { expect, pipeline: self.pipeline, changes: changes.into(), catalogue, copies_in };
+        let pending = Pending {
+            expect,
+            pipeline: self.pipeline,
+            changes: changes.into(),
+            catalogue,
+            copies_in,
+            since: None,
+            late: false,
+        };
         self.queue.0.push_back(pending);
         self.open = !ends;
         if ends {

@@ -29,7 +29,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use self::{
     authenticate::{LoginError, authenticate},
-    cancel::Issued,
+    cancel::{Issued, Running},
     database::{Database, DatabaseError, Shared, Snapshot},
     error::NativeError,
     frame::server,
@@ -45,8 +45,9 @@ use super::{Connection, HostError, Request, tls::TlsError};
 use crate::{
     config::{ApplicationName, CredentialSource},
     gate::{Admission, Gate},
+    limits::Place,
     masking::without_values,
-    model::{self, Action, Boxed, Denial, Mode, Resource, Verdict},
+    model::{self, Action, Boxed, Denial, Limit, Mode, Resource, Verdict},
     recording::{Event, SessionStart},
 };
 
@@ -179,6 +180,7 @@ async fn begin(
     startup: &mut Startup,
 ) -> Result<(Box<Session>, Option<Issued>), Refusal> {
     let (mut gate, admission) = admit(connection)?;
+    let (place, beyond) = enter(connection)?;
     let reading = Reading {
         target: connection.target.name.clone(),
         database: startup.database.clone(),
@@ -209,8 +211,10 @@ async fn begin(
     let database = database::database(&reading);
     let view = Database::new(&shared, snapshot, &rules, reading.clone(), &mut gate).map_err(DatabaseError::from)?;
     replication::permit(&mut gate, &reading, &view)?;
-    let issued = match key {
-        Some(key) => Some(Issued::new(connection, &admission, key, minor)?),
+    let running = |key| Running { connection: Arc::clone(connection), admission: admission.clone(), key };
+    let running = key.map(running);
+    let issued = match &running {
+        Some(running) => Some(Issued::new(running.clone(), minor)?),
         None => None,
     };
 
@@ -229,6 +233,9 @@ async fn begin(
         details,
     };
     gate.record(&Event::SessionStarted(Box::new(started)))?;
+    if let Some(limit) = beyond {
+        gate.record(&Event::LimitReached { session: session.clone(), operation: None, limit })?;
+    }
     let machine = Machine::new(Start {
         admission: admission.clone(),
         mode: connection.subject.mode,
@@ -239,10 +246,24 @@ async fn begin(
         conforming,
         server_is_utf8,
         key: Arc::clone(&connection.masking_key),
+        limits: Arc::new(connection.services.limits.statement()),
     });
     welcome(client, startup, minor, issued.as_ref().map(Issued::key));
     let taken = shared.newest().map_or_else(Instant::now, |(taken, _)| taken);
-    let mut session = Box::new(Session { gate, admission, machine, server, view, shared, taken, rules, reading });
+    let mut session = Box::new(Session {
+        gate,
+        admission,
+        machine,
+        server,
+        running,
+        cancelling: None,
+        view,
+        shared,
+        taken,
+        rules,
+        reading,
+        _place: place,
+    });
     session.show(greetings.into_iter().chain(asides));
     Ok((session, issued))
 }
@@ -258,6 +279,14 @@ fn admit(connection: &Connection) -> Result<(Gate, Admission), Refusal> {
     let resource = Resource::target(&connection.target.name);
     let connect = Action { requests: [model::Request::new("connect", resource)].into(), facts: BTreeMap::new() };
     Ok(Gate::admit(connection.services.clone(), connection.subject.clone(), &connect)?)
+}
+
+/// Counts the session, if its roles have room for one more; else, where nothing is enforced, with what would have kept it out.
+fn enter(connection: &Connection) -> Result<(Place, Option<Limit>), Refusal> {
+    match (connection.services.limits.enter(), connection.subject.mode) {
+        ((_, Some(limit)), Mode::Enforce) => Err(Denial::from(limit).into()),
+        (entered, _) => Ok(entered),
+    }
 }
 
 /// Decides every setting of the StartupMessage as if it came by SET.
@@ -328,6 +357,7 @@ fn record_refusal(connection: &Connection, denial: &Denial) {
         flow: None,
         reason: denial.reason.clone(),
         rule: denial.rule.clone(),
+        limit: denial.limit.clone(),
     };
     record(connection, &event);
 }

@@ -1,14 +1,16 @@
 //! The session once both sides are ready: bytes into the machine, its steps carried out.
 
 use std::{
+    future::pending,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::{
+    cancel::Running,
     database::{self, Database, Shared, Snapshot},
     error::{self, NativeError},
     frame::{Frame, client},
@@ -16,13 +18,15 @@ use super::{
     message::{ready_for_query, write_bare},
     replication,
     sql::{Reading, Replication},
+    upstream::UpstreamError,
     wire::{Client, Gone, Server, exchange},
 };
 use crate::{
     config::ColumnRule,
     gate::{Admission, Gate, Permit},
+    limits::Place,
     masking::without_values,
-    model::{Denial, Verdict},
+    model::{Boxed, Denial, Verdict},
     protocol::Host,
     recording::Event,
 };
@@ -43,6 +47,10 @@ pub struct Session {
     pub machine: Machine,
     /// The connection to the server.
     pub server: Server,
+    /// To have the server cancel what it does; `None` if it gave no key.
+    pub running: Option<Running>,
+    /// The request to cancel, while it is under way; whether it was made.
+    pub cancelling: Option<Boxed<'static, bool>>,
     /// The database as the machine sees it.
     pub view: Arc<Database>,
     /// What is shared with other sessions.
@@ -53,6 +61,8 @@ pub struct Session {
     pub rules: Vec<ColumnRule>,
     /// How texts are read.
     pub reading: Reading,
+    /// Its place among the sessions of its roles.
+    pub _place: Place,
 }
 
 /// Why a step could not be carried out.
@@ -80,6 +90,11 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
         let listen = session.machine.wants_client();
         let exchanged = tokio::select! {
             exchanged = exchange(&mut client, &mut session.server, listen) => exchanged,
+            done = ended(&mut session.cancelling) => {
+                session.machine.cancelled(done, Instant::now());
+                Ok(())
+            }
+            () = reached(session.machine.deadline()) => Ok(()),
             why = &mut ending => {
                 let error = NativeError::fatal(error::SHUTDOWN, format!("terminating connection: Postern: {why}"));
                 session.tell(&mut client, &error.hint("Connect again."));
@@ -149,6 +164,15 @@ impl Session {
                 Step::Recheck(epoch) => {
                     let verdict = self.gate.recheck(epoch);
                     self.machine.rechecked(verdict);
+                }
+                Step::Cancel => {
+                    let running = self.running.clone();
+                    self.cancelling = Some(Box::pin(async move {
+                        match running {
+                            Some(running) => running.cancel().await.inspect_err(not_cancelled).is_ok(),
+                            None => false,
+                        }
+                    }));
                 }
                 Step::Record(event) => self.gate.record(&event).map_err(unrecorded)?,
                 Step::Stale => self.shared.forget(),
@@ -274,6 +298,26 @@ impl Session {
         if let Err(denial) = self.gate.record(event) {
             tracing::error!(session = %self.gate.subject().session, %denial, "the end of a session is not in the log");
         }
+    }
+}
+
+/// Waits until a request to cancel has ended, and says whether it was made.
+async fn ended(cancelling: &mut Option<Boxed<'static, bool>>) -> bool {
+    let Some(request) = cancelling else { return pending().await };
+    let done = request.await;
+    *cancelling = None;
+    done
+}
+
+fn not_cancelled(error: &UpstreamError) {
+    tracing::warn!(%error, "a statement beyond a limit could not be cancelled");
+}
+
+/// Waits until a time, if there is one.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => pending().await,
     }
 }
 

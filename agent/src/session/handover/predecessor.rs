@@ -14,7 +14,9 @@ use serde::Deserialize;
 
 use super::link::{Going, Kept, Word, receive, send};
 use crate::{
+    config,
     control::{self, OpenSession, Peer},
+    limits::Counts,
     protocol,
     recording::{Append as _, Event, Kind, OpenError, Options, Recorder},
 };
@@ -192,6 +194,14 @@ impl Predecessors {
     /// How many sessions they have with a target.
     pub(in super::super) fn on(&self, target: &str) -> u64 {
         self.sessions().iter().filter(|kept| kept.target == target).count() as u64
+    }
+
+    /// Counts for limits of roles, in which their sessions count too.
+    pub(in super::super) fn counted(self: &Arc<Self>, roles: &[config::Role]) -> Arc<Counts> {
+        let all = Arc::clone(self);
+        let having = |kept: &&Kept, role: &str| kept.roles.iter().any(|has| has == role);
+        let of = move |role: &str| all.sessions().iter().filter(|kept| having(kept, role)).count() as u64;
+        Arc::new(Counts::new(roles, Box::new(of)))
     }
 
     /// Sessions of a process.

@@ -30,10 +30,16 @@ pub(super) enum Outcome {
 impl Machine {
     /// Deals with one message of the client; whether anything happened.
     pub(super) fn client_turn(&mut self, now: Instant) -> bool {
-        if !matches!(self.client, Client::Reading | Client::Discarding) || self.stalled {
+        if !matches!(self.client, Client::Reading | Client::Discarding) {
             return false;
         }
-        match self.client_data() {
+        if let Some(moved) = self.client_while_struck(now) {
+            return moved;
+        }
+        if self.stalled {
+            return false;
+        }
+        match self.client_data(now) {
             Ok(None) => {}
             Ok(Some(moved)) => return moved,
             Err(fault) => {
@@ -70,8 +76,8 @@ impl Machine {
         // Once it is full it has to become half empty: a Flush for each message would cost the server a packet for each.
         let most = if self.crowded { PENDING / 2 } else { PENDING };
         self.crowded = self.queue.0.len() >= most;
-        if self.crowded && frame.kind != from_client::TERMINATE {
-            if !waited {
+        if (self.crowded || self.one_by_one()) && frame.kind != from_client::TERMINATE {
+            if !waited && self.crowded {
                 // Without a Sync the server may keep its answers to itself.
                 self.housekeeping(message::write_bare(from_client::FLUSH));
             }

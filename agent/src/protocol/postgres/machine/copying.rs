@@ -4,6 +4,8 @@
 //! follows a `COPY … FROM STDIN` waits until the server has asked for the data, or said that it will not; what it would
 //! ignore then does not go there at all.
 
+use std::time::Instant;
+
 use bytes::{Buf, BytesMut};
 
 use super::{
@@ -51,8 +53,13 @@ impl Rest {
 }
 
 impl Machine {
+    /// Whether data of the client's has come only in part.
+    pub(super) fn rest_of_data(&self) -> bool {
+        self.rest.left > 0
+    }
+
     /// Deals with `CopyData` that the client sends next; `None` if something else comes, and else whether anything happened.
-    pub(super) fn client_data(&mut self) -> Result<Option<bool>, frame::FrameError> {
+    pub(super) fn client_data(&mut self, now: Instant) -> Result<Option<bool>, frame::FrameError> {
         if self.waiting.is_some() {
             return Ok(None);
         }
@@ -79,7 +86,7 @@ impl Machine {
             return Ok(Some(self.ended));
         }
         let Some(to) = self.rest.to else {
-            let run = frame::run(&self.from_client, from_client::COPY_DATA, self.rest.left, |_| ())?;
+            let run = frame::run(&self.from_client, from_client::COPY_DATA, self.rest.left, |_| (), |_| true)?;
             self.rest.left = run.left;
             self.from_client.advance(run.bytes);
             return Ok(Some(true));
@@ -90,9 +97,14 @@ impl Machine {
         let copied =
             operation.and_then(|pending| pending.operation(|operation| operation.copied(from_client, &mut rest.left)));
         let (bytes, events) = match copied {
-            Some(copied) => copied?,
+            Some(Ok(copied)) => copied,
+            Some(Err(Passed::Beyond(limit))) => {
+                self.strike(limit, now);
+                return Ok(Some(true));
+            }
+            Some(Err(Passed::Malformed(fault))) => return Err(fault),
             // The server has given up in the middle of a message, and still reads it to its end.
-            None => (whole(from_client, &mut rest.left), Vec::new()),
+            Some(Err(Passed::Unproven)) | None => (whole(from_client, &mut rest.left), Vec::new()),
         };
         self.steps.push_back(Step::ToServer(to.data(bytes)));
         self.record(events);
@@ -156,6 +168,9 @@ impl Machine {
         }
         self.record(flushed);
         self.show(without_values(frame.bytes));
+        if direction == Direction::In {
+            self.copies_while_struck();
+        }
         Ok(())
     }
 
@@ -165,7 +180,9 @@ impl Machine {
         if !matches!(self.queue.0.front_mut().and_then(copying).flatten(), Some(Direction::Out | Direction::Both)) {
             return Err(Fault::Unexpected);
         }
-        self.show(without_values(frame.bytes));
+        if !self.is_struck() {
+            self.show(without_values(frame.bytes));
+        }
         Ok(())
     }
 
@@ -188,6 +205,10 @@ impl Machine {
     pub(super) fn server_data(&mut self) -> Result<bool, Fault> {
         if self.from_server.is_empty() {
             return Ok(false);
+        }
+        if self.withheld.1 > 0 {
+            self.withhold()?;
+            return Ok(true);
         }
         let kind = if self.server_rest.1 > 0 { self.server_rest.0 } else { self.from_server[0] };
         let Self { queue, from_server, server_rest: (of, left), .. } = self;
@@ -220,6 +241,23 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Drops rows or data of the server's that nobody is to see.
+    pub(super) fn withhold(&mut self) -> Result<(), Fault> {
+        let (kind, left) = match self.withheld {
+            (kind, left) if left > 0 => (kind, left),
+            _ => match self.from_server.first() {
+                Some(&kind @ (server::DATA_ROW | from_client::COPY_DATA)) => (kind, 0),
+                _ => return Ok(()),
+            },
+        };
+        let run = frame::run(&self.from_server, kind, left, |_| (), |_| true).map_err(Passed::from)?;
+        self.from_server.advance(run.bytes);
+        self.withheld = (kind, run.left);
+        Ok(())
+    }
+}
+
 /// The rest of a message, as far as it has come.
 fn whole(buffer: &mut BytesMut, left: &mut usize) -> bytes::Bytes {
     let bytes = buffer.split_to((*left).min(buffer.len())).freeze();
@@ -230,7 +268,8 @@ fn whole(buffer: &mut BytesMut, left: &mut usize) -> bytes::Bytes {
 impl From<Passed> for Fault {
     fn from(passed: Passed) -> Self {
         match passed {
-            Passed::Malformed => Self::Malformed,
+            Passed::Malformed(_) => Self::Malformed,
+            Passed::Beyond(limit) => Self::Beyond(limit),
             Passed::Unproven => Self::Undescribed,
         }
     }

@@ -11,7 +11,9 @@ use super::{
     Ask, Client, Expect, Machine, Question, Step,
     answer::Answer,
     client::Outcome,
-    from_client, message,
+    from_client,
+    limiting::Meter,
+    message,
     names::{Bound, Change, NAME_LENGTH, NAMES, Portal, Prepared, Source, Understood},
     operation::Operation,
 };
@@ -57,6 +59,16 @@ impl Deciding {
         matches!(self, Self::Query { .. } | Self::Call { .. })
     }
 
+    /// How many statements it is. What ends a transaction is none: where no other can run, it still must.
+    fn statements(&self) -> u64 {
+        let statement = match self {
+            Self::Query { understood } | Self::Bind { understood, .. } => &understood.statement,
+            Self::Fetch { .. } | Self::Call { .. } | Self::Parse { .. } => return 1,
+        };
+        let counts = |part: &&sql::Part| !matches!(part.effect, Effect::EndsTransaction);
+        statement.parts.iter().filter(counts).count() as u64
+    }
+
     /// A denial of it, with what was wrong with a text that could not be read: that is a slip more often than an attack.
     pub(super) fn explain(&self, denial: Denial) -> Denial {
         let statement = match self {
@@ -87,7 +99,8 @@ impl Machine {
         bytes: Bytes,
         deciding: Deciding,
     ) -> Outcome {
-        let held = Held::new(self.cautious(action), text, parameters, bytes);
+        let statements = deciding.statements();
+        let held = Held::new(self.cautious(action), text, parameters, bytes).counted(statements);
         self.client = Client::Deciding(Box::new(deciding));
         self.steps.push_back(Step::Decide(Question { held, ask }));
         Outcome::Done
@@ -124,12 +137,15 @@ impl Machine {
         now: Instant,
     ) {
         let session = Arc::clone(&self.start.session);
+        let (limits, observes) = (Arc::clone(&self.start.limits), self.observes());
+        let meter = || Meter::new(Arc::clone(&limits), observes);
         let (view, mode) = (Arc::clone(&self.start.view), self.start.mode);
         let undescribed = |statement: Option<&Statement>, rows| Answer::undescribed(&*view, mode, statement, 0, rows);
         if self.skipping {
             // Its pipeline failed while it was decided: the server would drop it.
             if !matches!(deciding, Deciding::Parse { .. }) {
-                let mut operation = Operation::new(session, ongoing, None, undescribed(None, Rows::default()), now);
+                let mut operation =
+                    Operation::new(session, ongoing, None, undescribed(None, Rows::default()), meter(), now);
                 operation.failed(super::server::not_run());
                 self.record(operation.finish(now));
             }
@@ -140,14 +156,14 @@ impl Machine {
                 self.steps.push_back(Step::ToServer(released));
                 let (changes, catalogue) = self.changes(&understood);
                 let answer = undescribed(Some(&understood.statement), Rows::default());
-                let operation = Operation::new(session, ongoing, Some(understood.statement), answer, now);
+                let operation = Operation::new(session, ongoing, Some(understood.statement), answer, meter(), now);
                 self.expect(Expect::Query(Box::new(operation)), changes, catalogue);
             }
             Deciding::Fetch { name, understood } => {
                 let answer = undescribed(Some(&understood.statement), Rows::default());
                 let by_origin = answer.shown.is_none() || answer.logged.is_none();
                 let statement = Some(Arc::clone(&understood.statement));
-                let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, now));
+                let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, meter(), now));
                 let source = Source::Parse(Arc::clone(&understood.text));
                 let prepared = prepared(source, Vec::new(), understood.clone());
                 let bound = Some(Bound { prepared, epoch, operation, once: true });
@@ -157,12 +173,13 @@ impl Machine {
                 }
                 self.steps.push_back(Step::ToServer(released));
                 self.expect(Expect::Execute(portal), Vec::new(), false);
+                self.ask_for_answer();
             }
             Deciding::Call { understood, result } => {
                 self.steps.push_back(Step::ToServer(released));
                 let (_, catalogue) = self.changes(&understood);
                 let answer = undescribed(Some(&understood.statement), Rows::bound(Vec::new(), vec![result]));
-                let operation = Operation::new(session, ongoing, Some(understood.statement), answer, now);
+                let operation = Operation::new(session, ongoing, Some(understood.statement), answer, meter(), now);
                 self.expect(Expect::Call(Box::new(operation)), Vec::new(), catalogue);
             }
             Deciding::Parse { name, prepared } => {
@@ -176,7 +193,7 @@ impl Machine {
                 answer.columns = prepared.column_names();
                 let by_origin = answer.shown.is_none() || answer.logged.is_none();
                 let statement = Some(Arc::clone(&understood.statement));
-                let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, now));
+                let operation = Mutex::new(Operation::new(session, ongoing, statement, answer, meter(), now));
                 let portal =
                     Arc::new(Portal { understood, bound: Some(Bound { prepared, epoch, operation, once: false }) });
                 self.expect(Expect::Bind, vec![vec![Change::Portal(Arc::clone(&name), Arc::clone(&portal))]], false);
@@ -202,6 +219,7 @@ impl Machine {
         let (changes, catalogue) = self.changes(&portal.understood);
         self.housekeeping(bytes);
         self.expect(Expect::Execute(portal), changes, catalogue);
+        self.ask_for_answer();
     }
 
     /// What a statement does to names, for each of its statements, and whether it changes the catalogue.
@@ -210,9 +228,12 @@ impl Machine {
         let catalogue = understood.statement.parts.iter().any(changing);
         let of = |statement: &Arc<Statement>| Understood { statement: Arc::clone(statement), ..understood.clone() };
         let changes = understood.statement.parts.iter().enumerate().map(|(position, part)| match &part.effect {
-            Effect::None | Effect::ChangesCatalogue | Effect::CopyIn | Effect::CopyOut | Effect::Replicates => {
-                Vec::new()
-            }
+            Effect::None
+            | Effect::ChangesCatalogue
+            | Effect::CopyIn
+            | Effect::CopyOut
+            | Effect::Replicates
+            | Effect::EndsTransaction => Vec::new(),
             Effect::Prepare { name, statement } => {
                 let source = Source::Prepare(Arc::clone(&understood.text), position);
                 vec![Change::Statement(name.as_str().into(), prepared(source, Vec::new(), of(statement)))]

@@ -1,15 +1,21 @@
 //! Operations while they run: what their rows and copied data become for the client, what of them is recorded, and when an
 //! operation has ended.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 
-use super::answer::{Answer, UnknownOrigin};
+use super::{
+    answer::{Answer, UnknownOrigin},
+    limiting::Meter,
+};
 use crate::{
     gate::Ongoing,
     masking::{self, Codec as _, Covers, Masked, Unreadable},
-    model::Mode,
+    model::{Limit, Mode},
     protocol::postgres::{
         frame::{self, FrameError, client, server},
         message::Column,
@@ -58,17 +64,25 @@ impl Direction {
 }
 
 /// Why data cannot be passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Passed {
     /// What comes is no message.
-    Malformed,
+    Malformed(FrameError),
+    /// It is more than a limit lets through.
+    Beyond(Limit),
     /// Nothing proves that it may be shown.
     Unproven,
 }
 
 impl From<FrameError> for Passed {
-    fn from(_: FrameError) -> Self {
-        Self::Malformed
+    fn from(fault: FrameError) -> Self {
+        Self::Malformed(fault)
+    }
+}
+
+impl From<Limit> for Passed {
+    fn from(limit: Limit) -> Self {
+        Self::Beyond(limit)
     }
 }
 
@@ -89,6 +103,10 @@ pub struct Operation {
     pub statement: Option<Arc<sql::Statement>>,
     /// How its rows are shown.
     pub answer: Answer,
+    /// What it has used of what it may.
+    pub meter: Meter,
+    /// How long the server was at it before its portal was suspended.
+    pub spent: Duration,
     /// Position of the statement that is running within the text.
     part: usize,
     started: Instant,
@@ -115,9 +133,12 @@ impl Operation {
         ongoing: Ongoing,
         statement: Option<Arc<sql::Statement>>,
         answer: Answer,
+        meter: Meter,
         now: Instant,
     ) -> Self {
         Self {
+            meter,
+            spent: Duration::ZERO,
             session,
             ongoing,
             statement,
@@ -150,8 +171,11 @@ impl Operation {
     /// A row: what the client gets, and a record if enough have come together.
     ///
     /// # Errors
-    /// The row cannot be read, or nothing proves that it may be shown.
-    pub fn row(&mut self, key: &[u8], frame: Bytes) -> Result<(Masked<Bytes>, Option<Event>), Unreadable> {
+    /// The row cannot be read, or nothing proves that it may be shown; or it is beyond a limit.
+    pub fn row(&mut self, key: &[u8], frame: Bytes) -> Result<(Masked<Bytes>, Option<Event>), Passed> {
+        let shown = self.answer.shown.as_ref().ok_or(Unreadable)?;
+        let shown = masking::frame(shown, key, &self.answer.rows, frame.clone())?;
+        self.meter.spend(1, shown.shown().len())?;
         self.counted += 1;
         let mut event = None;
         if let Some(logged) = &self.answer.logged
@@ -165,8 +189,7 @@ impl Operation {
         } else {
             self.truncated = true;
         }
-        let shown = self.answer.shown.as_ref().ok_or(Unreadable)?;
-        Ok((masking::frame(shown, key, &self.answer.rows, frame)?, event))
+        Ok((shown, event))
     }
 
     /// Keeps a row of this size for the record, if there is room for it.
@@ -189,7 +212,7 @@ impl Operation {
     /// is not one of those. `left`: so many bytes of an earlier one come first, and then, of the last one.
     ///
     /// # Errors
-    /// The next message is none.
+    /// The next message is none, or beyond a limit.
     pub fn rows(&mut self, buffer: &mut BytesMut, left: &mut usize) -> Result<Option<Masked<Bytes>>, Passed> {
         let Some(shown) = self.answer.shown.as_ref().filter(|shown| shown.all_clear()) else { return Ok(None) };
         if *left == 0 && self.answer.logged.is_some() && !self.truncated {
@@ -199,7 +222,13 @@ impl Operation {
             }
         }
         self.truncated = true;
-        let run = frame::run(buffer, server::DATA_ROW, *left, |_| ())?;
+        let mut beyond = None;
+        let meter = &mut self.meter;
+        let begins = |size| meter.spend(1, size).map_err(|limit| beyond = Some(limit)).is_ok();
+        let run = frame::run(buffer, server::DATA_ROW, *left, |_| (), begins)?;
+        if let Some(limit) = beyond.filter(|_| run.bytes == 0) {
+            return Err(limit.into());
+        }
         *left = run.left;
         self.counted += run.messages;
         Ok(Some(masking::verbatim(shown, buffer.split_to(run.bytes).freeze())?))
@@ -208,8 +237,9 @@ impl Operation {
     /// The result of a function.
     ///
     /// # Errors
-    /// Nothing proves that it may be shown.
-    pub fn result(&mut self, value: Option<&[u8]>, frame: &Bytes) -> Result<Masked<Bytes>, Unreadable> {
+    /// Nothing proves that it may be shown, or it is beyond a limit.
+    pub fn result(&mut self, value: Option<&[u8]>, frame: &Bytes) -> Result<Masked<Bytes>, Passed> {
+        self.meter.spend(1, frame.len())?;
         self.counted += 1;
         let logged = self.answer.logged.take();
         let size = value.map_or(0, <[u8]>::len);
@@ -220,7 +250,7 @@ impl Operation {
             }
             None => self.truncated = true,
         }
-        masking::verbatim(self.answer.shown.as_ref().ok_or(Unreadable)?, frame.clone())
+        Ok(masking::verbatim(self.answer.shown.as_ref().ok_or(Unreadable)?, frame.clone())?)
     }
 
     /// Whether the running statement is one that copies in this direction.
@@ -263,21 +293,28 @@ impl Operation {
     /// Takes copied data off the buffer; see [`Operation::rows`]. With it, what is to be recorded of it.
     ///
     /// # Errors
-    /// The next message is none, or nothing proves that it may be shown.
+    /// The next message is none, or beyond a limit, or nothing proves that it may be shown.
     pub fn data(&mut self, buffer: &mut BytesMut, left: &mut usize) -> Result<(Masked<Bytes>, Vec<Event>), Passed> {
         // Nothing is taken off the buffer that is not shown then.
         let shown = self.answer.shown.clone().filter(Covers::all_clear).ok_or(Unreadable)?;
-        let (bytes, events) = self.copied(buffer, left)?;
+        let (bytes, events) = self.take(buffer, left, 1)?;
         Ok((masking::verbatim(&shown, bytes)?, events))
     }
 
     /// The same for data of the client.
     ///
     /// # Errors
-    /// The next message is none.
-    pub fn copied(&mut self, buffer: &mut BytesMut, left: &mut usize) -> Result<(Bytes, Vec<Event>), FrameError> {
-        let mut events = Vec::new();
-        let run = frame::run(buffer, client::COPY_DATA, *left, |piece| {
+    /// The next message is none, or beyond a limit.
+    pub fn copied(&mut self, buffer: &mut BytesMut, left: &mut usize) -> Result<(Bytes, Vec<Event>), Passed> {
+        self.take(buffer, left, 0)
+    }
+
+    /// The same, where each message counts as so many rows.
+    fn take(&mut self, buffer: &mut BytesMut, left: &mut usize, rows: u64) -> Result<(Bytes, Vec<Event>), Passed> {
+        let (mut events, mut beyond) = (Vec::new(), None);
+        let mut meter = std::mem::take(&mut self.meter);
+        let begins = |size| meter.spend(rows, size).map_err(|limit| beyond = Some(limit)).is_ok();
+        let piece = |piece: &[u8]| {
             *self.copied.get_or_insert(0) += piece.len() as u64;
             let mut rest = piece;
             while !rest.is_empty() && self.line.is_some() {
@@ -290,7 +327,13 @@ impl Operation {
                 }
                 rest = more.get(1..).unwrap_or_default();
             }
-        })?;
+        };
+        let run = frame::run(buffer, client::COPY_DATA, *left, piece, begins);
+        self.meter = meter;
+        let run = run?;
+        if let Some(limit) = beyond.filter(|_| run.bytes == 0) {
+            return Err(limit.into());
+        }
         *left = run.left;
         Ok((buffer.split_to(run.bytes).freeze(), events))
     }
@@ -359,6 +402,7 @@ impl Operation {
             self.tag.push_str(&String::from_utf8_lossy(tag));
         }
         self.part += 1;
+        self.meter.begin_again();
     }
 
     /// Whether more statements of its text may follow, whose answers have columns of their own.

@@ -1,6 +1,10 @@
 //! What the server owes: one entry for each message that went upstream and is answered, in order.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -62,9 +66,23 @@ pub struct Pending {
     pub catalogue: bool,
     /// A statement of it copies from the client, and its data has not ended yet. There is never more than one such entry.
     pub copies_in: bool,
+    /// When the server came to it, or to its running statement, if that is of interest.
+    pub since: Option<Instant>,
+    /// It has taken too long, and that was noted.
+    pub late: bool,
 }
 
 impl Expect {
+    /// Whether statements run for it.
+    pub fn runs_statement(&self) -> bool {
+        matches!(self, Self::Execute(_) | Self::Query(_) | Self::Call(_))
+    }
+
+    /// Whether the server sends its answer when it has it, and not only when it is asked for.
+    pub fn is_answered_at_once(&self) -> bool {
+        self.runs_statement() || matches!(self, Self::Sync | Self::Refused { simple: true, .. })
+    }
+
     /// Whether a statement of it that has not completed yet copies from the client.
     pub fn will_copy_in(&self) -> bool {
         match self {
@@ -82,6 +100,14 @@ impl Pending {
             Expect::Query(operation) | Expect::Call(operation) => Some(act(operation)),
             Expect::Execute(portal) => portal.bound.as_ref().map(|bound| act(&mut bound.operation())),
             _ => None,
+        }
+    }
+
+    /// How long the server was at it before.
+    pub fn spent(&self) -> Duration {
+        match &self.expect {
+            Expect::Execute(portal) => portal.bound.as_ref().map_or(Duration::ZERO, |bound| bound.operation().spent),
+            _ => Duration::ZERO,
         }
     }
 

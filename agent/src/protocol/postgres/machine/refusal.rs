@@ -1,5 +1,7 @@
 //! Refusals: answered locally where the server is idle, else by a message that the server itself refuses.
 
+use bytes::Bytes;
+
 use super::{Client, Expect, Machine, NativeError, message};
 use crate::protocol::postgres::message::ready_for_query;
 
@@ -27,8 +29,12 @@ impl Machine {
             }
             return;
         }
-        let stand_in = if simple { message::write_query(NO_SQL) } else { message::write_parse(NO_NAME, NO_SQL) };
-        self.housekeeping(stand_in);
+        self.housekeeping(stand_in(simple));
         self.expect(Expect::Refused { error: error.encode(), simple }, Vec::new(), false);
     }
+}
+
+/// What the server refuses in every state of a transaction.
+pub(super) fn stand_in(simple: bool) -> Bytes {
+    if simple { message::write_query(NO_SQL) } else { message::write_parse(NO_NAME, NO_SQL) }
 }

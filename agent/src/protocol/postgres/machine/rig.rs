@@ -25,7 +25,7 @@ pub struct Rules;
 impl Decide for Rules {
     fn decide(&self, _: &Principal, action: &Action, _: &jiff::Zoned) -> Verdict {
         if action.requests.iter().any(|request| matches!(request.action.as_str(), "forbidden" | "sql:opaque")) {
-            Verdict::Deny(Denial { rule: Some("law".into()), reason: "Forbidden.".into(), hint: None })
+            Verdict::Deny(Denial { rule: Some("law".into()), reason: "Forbidden.".into(), hint: None, limit: None })
         } else {
             Verdict::Permit { rules: Vec::new() }
         }
@@ -95,7 +95,8 @@ pub fn gate(policy: Arc<dyn Decide>, mode: Mode) -> (Gate, Admission) {
         container: None,
     };
     let principal = Arc::new(Principal { flow, process, roles: Vec::new() });
-    let services = Services { policy, liveness: Arc::new(Alive), log: Arc::new(Log::default()) };
+    let services =
+        Services { policy, liveness: Arc::new(Alive), log: Arc::new(Log::default()), limits: Default::default() };
     let subject = Subject { session: "s".into(), principal, target: "toy".into(), mode };
     let connect = Action { requests: [Request::new("connect", Resource::target("toy"))].into(), facts: [].into() };
     Gate::admit(services, subject, &connect).expect("admitted")
@@ -109,6 +110,7 @@ pub enum Did {
     Asked(Action),
     Recorded(&'static str),
     Refreshed,
+    Cancel,
     Closed(Close),
 }
 
@@ -138,6 +140,10 @@ impl Rig {
     }
 
     pub fn in_mode(masks: bool, mode: Mode) -> Self {
+        Self::limited(masks, mode, PerStatement::default())
+    }
+
+    pub fn limited(masks: bool, mode: Mode, limits: PerStatement) -> Self {
         let (decisive, admission) = gate(Arc::new(Rules), mode);
         let machine = Machine::new(Start {
             admission,
@@ -149,6 +155,7 @@ impl Rig {
             conforming: true,
             server_is_utf8: true,
             key: Arc::from([1; 32]),
+            limits: Arc::new(limits),
         });
         Self {
             machine,
@@ -232,12 +239,25 @@ impl Rig {
                     self.recorded.push(event);
                 }
                 Step::Stale => {}
+                Step::Cancel => self.did.push(Did::Cancel),
                 Step::Close(close) => {
                     self.watch.closed();
                     self.did.push(Did::Closed(close));
                 }
             }
         }
+    }
+
+    /// The request to cancel has ended.
+    pub fn cancelled(&mut self, done: bool) {
+        self.machine.cancelled(done, self.now);
+        self.settle();
+    }
+
+    /// Time passes, and nothing else happens.
+    pub fn wait(&mut self, time: std::time::Duration) {
+        self.now += time;
+        self.steps();
     }
 
     /// Lets the server's answers in, and carries on until nothing moves.

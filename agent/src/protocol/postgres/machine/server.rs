@@ -1,6 +1,6 @@
 //! The server's messages, matched with what they answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     Client, Close, Expect, Frame, Machine, NativeError, Step,
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     masking::{nothing_hidden, without_values},
+    model::Limit,
     protocol::postgres::{
         frame::{FrameError, Malformed, server},
         message::{self, Column},
@@ -28,6 +29,8 @@ pub(super) enum Fault {
     Unexpected,
     /// It wants to copy, and nothing asked for it.
     Copy,
+    /// It is more than a limit lets through.
+    Beyond(Limit),
     /// A row in which something is masked is longer than what is held.
     TooLong,
     /// A row came whose columns nothing describes.
@@ -64,8 +67,15 @@ impl Machine {
         match self.server_data() {
             Ok(false) => {}
             Ok(true) => return true,
+            Err(Fault::Beyond(limit)) => {
+                self.strike(limit, now);
+                if let Err(fault) = self.withhold() {
+                    self.fault(&fault, now);
+                }
+                return true;
+            }
             Err(fault) => {
-                self.fault(&fault);
+                self.fault(&fault, now);
                 return true;
             }
         }
@@ -73,23 +83,24 @@ impl Machine {
             Ok(Some(frame)) => frame,
             Ok(None) => return false,
             Err(FrameError::Length { kind: server::DATA_ROW, length }) if length as usize <= frame::DATA => {
-                self.fault(&Fault::TooLong);
+                self.fault(&Fault::TooLong, now);
                 return true;
             }
             Err(_) => {
-                self.fault(&Fault::Malformed);
+                self.fault(&Fault::Malformed, now);
                 return true;
             }
         };
         self.stalled = false;
         if let Err(fault) = self.server_message(frame, now) {
-            self.fault(&fault);
+            self.fault(&fault, now);
         }
         true
     }
 
-    fn fault(&mut self, fault: &Fault) {
+    fn fault(&mut self, fault: &Fault, now: Instant) {
         let (message, close) = match fault {
+            Fault::Beyond(limit) => return self.strike(limit.clone(), now),
             Fault::Malformed => ("the target broke the protocol", "malformed message"),
             Fault::Unexpected => ("the target answered what was not asked", "unexpected message"),
             Fault::Copy => ("the target began to copy, which no statement asked for", "copy"),
@@ -133,7 +144,10 @@ impl Machine {
 
     /// An answer to the oldest message.
     fn answer(&mut self, frame: Frame, now: Instant) -> Result<(), Fault> {
-        let Some(Pending { expect, .. }) = self.queue.0.front_mut() else { return Err(Fault::Unexpected) };
+        if self.is_struck() && self.completes(frame.kind) {
+            return self.completed_anyway(tag(&frame), now);
+        }
+        let Some(Pending { expect, since, .. }) = self.queue.0.front_mut() else { return Err(Fault::Unexpected) };
         match (expect, frame.kind) {
             (Expect::Parse, server::PARSE_COMPLETE)
             | (Expect::Bind, server::BIND_COMPLETE)
@@ -167,15 +181,14 @@ impl Machine {
                 self.record(flushed);
             }
             (Expect::Query(operation), server::DATA_ROW) => {
-                let (shown, event) = operation.row(&self.start.key, frame.bytes).map_err(|_| Fault::Undescribed)?;
+                let (shown, event) = operation.row(&self.start.key, frame.bytes)?;
                 self.record(event);
                 self.show(shown);
                 return Ok(());
             }
             (Expect::Execute(portal), server::DATA_ROW) => {
                 let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
-                let row = bound.operation().row(&self.start.key, frame.bytes);
-                let (shown, event) = row.map_err(|_| Fault::Undescribed)?;
+                let (shown, event) = bound.operation().row(&self.start.key, frame.bytes)?;
                 self.record(event);
                 self.show(shown);
                 return Ok(());
@@ -202,13 +215,14 @@ impl Machine {
             }
             (Expect::Execute(portal), server::PORTAL_SUSPENDED) => {
                 let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
+                bound.operation().spent += since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
                 let event = if bound.once { bound.operation().finish(now) } else { bound.operation().flush() };
                 self.record(event);
                 self.settle();
             }
             (Expect::Call(operation), server::FUNCTION_CALL_RESPONSE) => {
                 let result = message::function_result(frame.body())?;
-                let shown = operation.result(result, &frame.bytes).map_err(|_| Fault::Undescribed)?;
+                let shown = operation.result(result, &frame.bytes)?;
                 self.show(shown);
                 return Ok(());
             }
@@ -219,7 +233,7 @@ impl Machine {
     }
 
     /// The oldest message was answered: what it does to the names is done.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.copy_over(false);
         if let Some(pending) = self.queue.0.pop_front() {
             self.stale |= pending.catalogue;
@@ -231,9 +245,12 @@ impl Machine {
     }
 
     /// The running statement of a `Query` is done.
-    fn settle_statement(&mut self) {
+    pub(super) fn settle_statement(&mut self) {
         self.copy_over(false);
-        let done = self.queue.0.front_mut().and_then(|pending| pending.changes.pop_front());
+        let done = self.queue.0.front_mut().and_then(|pending| {
+            (pending.since, pending.late) = (None, false);
+            pending.changes.pop_front()
+        });
         for change in done.into_iter().flatten() {
             self.committed.commit(change);
         }
@@ -297,24 +314,31 @@ impl Machine {
             self.close(Close::Ended(report.failure.code));
             return Ok(());
         }
+        let (client, failure) = match self.struck_by_error() {
+            Some((ours, failure)) => (ours.encode(), failure),
+            None => (report.client, report.failure),
+        };
+        if matches!(self.client, Client::Ended) {
+            return Ok(());
+        }
         let shown = match self.queue.0.front_mut().map(|pending| &mut pending.expect) {
             // What follows is dropped by the server up to Sync, and so is what the client still sends.
             Some(Expect::Refused { error, simple: false }) => {
                 let shown = error.clone();
-                self.skip(&report.failure, now);
+                self.skip(&failure, now);
                 shown
             }
             Some(Expect::Refused { error, simple: true }) => error.clone(),
             Some(Expect::Query(operation) | Expect::Call(operation)) => {
-                operation.failed(report.failure);
+                operation.failed(failure);
                 self.copy_over(true);
-                report.client
+                client
             }
             // Committing failed, or it comes from without: ReadyForQuery follows, or nothing.
-            None | Some(Expect::Sync) => report.client,
+            None | Some(Expect::Sync) => client,
             Some(_) => {
-                self.skip(&report.failure, now);
-                report.client
+                self.skip(&failure, now);
+                client
             }
         };
         self.show(shown);
@@ -336,6 +360,15 @@ impl Machine {
 
     fn ready(&mut self, frame: Frame, now: Instant) -> Result<(), Fault> {
         let [status @ (b'I' | b'T' | b'E')] = *frame.body() else { return Err(Fault::Malformed) };
+        if let Some(frame) = self.ready_anyway(frame, now) {
+            self.settle_ready(status, now)?;
+            self.show(without_values(frame.bytes));
+        }
+        Ok(())
+    }
+
+    /// The server's answers up to `ReadyForQuery` are complete.
+    pub(super) fn settle_ready(&mut self, status: u8, now: Instant) -> Result<(), Fault> {
         let front = self.queue.0.pop_front();
         if front.as_ref().is_some_and(Pending::forgets_unnamed) {
             self.committed.forget_unnamed();
@@ -366,7 +399,6 @@ impl Machine {
             self.committed.transaction_ended();
         }
         self.status = status;
-        self.show(without_values(frame.bytes));
         Ok(())
     }
 
@@ -400,6 +432,18 @@ impl Machine {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a message of this type says that a statement is done, or a part of a portal.
+    fn completes(&self, kind: u8) -> bool {
+        let ends = matches!(
+            kind,
+            server::COMMAND_COMPLETE
+                | server::EMPTY_QUERY_RESPONSE
+                | server::PORTAL_SUSPENDED
+                | server::FUNCTION_CALL_RESPONSE
+        );
+        ends && self.queue.0.front().is_some_and(|pending| pending.expect.runs_statement())
     }
 
     /// A transaction or part of it was rolled back, which may have changed the catalogue back.

@@ -2,6 +2,7 @@
 
 mod copies;
 mod laws;
+mod limits;
 mod rows;
 
 use super::{rig::*, *};

@@ -160,6 +160,8 @@ pub enum Effect {
     Deallocate(Option<String>),
     /// `CLOSE name` (`None`: ALL).
     Close(Option<String>),
+    /// `COMMIT`, `ROLLBACK` and the like.
+    EndsTransaction,
     /// `DISCARD ALL`: prepared statements, cursors and temporary tables go.
     Discard,
     /// It may change the catalogue: the snapshot is stale once it has run.

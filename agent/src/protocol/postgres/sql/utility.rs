@@ -22,7 +22,7 @@ impl Walker<'_> {
     /// Walks a statement that is not a query.
     pub(super) fn utility(&mut self, node: &NodeEnum) -> Effect {
         match node {
-            NodeEnum::TransactionStmt(statement) => self.transaction(statement.kind()),
+            NodeEnum::TransactionStmt(statement) => return self.transaction(statement.kind()),
             NodeEnum::VariableShowStmt(_) | NodeEnum::ConstraintsSetStmt(_) | NodeEnum::UnlistenStmt(_) => {
                 self.ask_database("sql:basics");
             }
@@ -108,7 +108,7 @@ impl Walker<'_> {
         Effect::None
     }
 
-    fn transaction(&mut self, kind: TransactionStmtKind) {
+    fn transaction(&mut self, kind: TransactionStmtKind) -> Effect {
         let action = match kind {
             TransactionStmtKind::TransStmtPrepare
             | TransactionStmtKind::TransStmtCommitPrepared
@@ -117,6 +117,12 @@ impl Walker<'_> {
             _ => "sql:basics",
         };
         self.ask_database(action);
+        match kind {
+            TransactionStmtKind::TransStmtCommit
+            | TransactionStmtKind::TransStmtRollback
+            | TransactionStmtKind::TransStmtRollbackTo => Effect::EndsTransaction,
+            _ => Effect::None,
+        }
     }
 
     fn variable(&mut self, statement: &VariableSetStmt) {

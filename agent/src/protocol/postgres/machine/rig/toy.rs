@@ -119,6 +119,10 @@ impl Toy {
                 ask("deallocate");
                 (Answer::Clear, Effect::Deallocate(Some((*name).into())))
             }
+            ["select", ..] => {
+                ask("sql:select");
+                (Answer::Clear, Effect::None)
+            }
             [word, ..] if known(word) => {
                 ask(word);
                 (Answer::Clear, Effect::None)

@@ -157,6 +157,10 @@ impl Server {
             self.statements.remove("");
         }
         self.parsable(&text)?;
+        // A prepared statement is one.
+        if text.contains(';') {
+            return Err("42601");
+        }
         if self.statements.contains_key(&name) {
             return Err("42P05");
         }

@@ -404,6 +404,9 @@ impl Machine {
         let Some(strike) = self.strike.take() else { return };
         let Denial { reason, hint, .. } = Denial::from(strike.limit);
         let native = NativeError::fatal(error::LIMIT, format!("terminating connection: {reason}; {why}"));
-        self.end(&native.hint(hint.unwrap_or_default()), Close::Agent(why));
+        self.end(
+            &native.hint(hint.unwrap_or_default()),
+            Close::Agent("a statement went beyond a limit, and could not be undone"),
+        );
     }
 }

@@ -184,7 +184,7 @@ impl Session {
         rig.settle();
         // What a stream is answered with is said by scripts alone.
         let streams = rig.server.ran.iter().any(|text| text == "replicate");
-        let usable = self.regular && !streams && !rig.has_closed();
+        let usable = self.regular && !streams && !rig.server.misled && !rig.has_closed();
         if usable {
             rig.send(&[copy_fail(), copy_fail(), copy_fail(), sync(), query("rollback"), query("select 12345")]);
         }

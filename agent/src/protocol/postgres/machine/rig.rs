@@ -215,6 +215,8 @@ impl Rig {
                     self.watch.upstream(released.bytes());
                     if !self.scripted {
                         self.server.take(released.bytes());
+                        // Where all is only observed, what cannot be read may copy, too.
+                        assert!(!self.server.misled || self.watch.observes(), "something else than data was sent");
                     }
                     match self.did.last_mut() {
                         // Where messages are cut into pieces is nobody's business.

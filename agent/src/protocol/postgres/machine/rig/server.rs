@@ -22,6 +22,8 @@ pub struct Server {
     skipping: bool,
     /// What is copied from the client, and what is still to be run of a `Query` then.
     copying: Option<(String, Option<VecDeque<String>>)>,
+    /// Something else than data has come while it copied.
+    pub misled: bool,
     /// Every text that was run, in order.
     pub ran: Vec<String>,
 }
@@ -36,6 +38,7 @@ impl Server {
             status: b'I',
             skipping: false,
             copying: None,
+            misled: false,
             ran: Vec::new(),
         }
     }
@@ -126,7 +129,10 @@ impl Server {
             client::FLUSH | client::SYNC => return self.copying = Some((data, rest)),
             client::COPY_DONE => Ok(()),
             client::COPY_FAIL => Err("57014"),
-            other => panic!("0x{other:02x} came while the toy server copied"),
+            _ => {
+                self.misled = true;
+                Err("08P01")
+            }
         };
         match done {
             Ok(()) => {

@@ -41,6 +41,11 @@ impl Watch {
         }
     }
 
+    /// Whether all is only observed.
+    pub fn observes(&self) -> bool {
+        self.mode == Mode::Observe
+    }
+
     /// An operation was permitted, and recorded.
     pub fn permitted(&mut self) {
         self.permitted += 1;

@@ -112,7 +112,7 @@ fn a_row_with_masked_columns_that_is_too_long_is_refused() {
 #[test]
 fn nothing_is_kept_of_large_messages() {
     let mut rig = Rig::new(false);
-    rig.send(&[query(&format!("select {}", "x".repeat(1 << 20)))]);
+    rig.send(&[query(format!("select {}", "x".repeat(1 << 20)))]);
     rig.send(&vec![sync(); pending::PENDING]);
     let machine = &rig.machine;
     assert_eq!(machine.from_client.capacity() + machine.from_server.capacity(), 0);

@@ -43,6 +43,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "doctor", everyday: 13, full: 13 },
     Suite { name: "e2e", everyday: 68, full: 68 },
     Suite { name: "regress", everyday: 137, full: 219 },
+    Suite { name: "denials", everyday: 122, full: 122 },
     Suite { name: "drivers", everyday: 17, full: 17 },
     Suite { name: "attacks", everyday: 26, full: 26 },
     Suite { name: "netns", everyday: 15, full: 15 },

@@ -347,9 +347,12 @@ impl Machine {
             },
             Err(denial) if self.after_change() => {
                 let why = "It follows a change of the catalogue within the same pipeline, so it needs sql:opaque: send Sync first.";
-                self.refuse(deciding.simple(), &NativeError::denied(&denial.with_hint(why)));
+                self.deny(&deciding, denial.with_hint(why));
             }
-            Err(denial) => self.refuse(deciding.simple(), &NativeError::denied(&deciding.explain(denial))),
+            Err(denial) => {
+                let denial = deciding.explain(denial);
+                self.deny(&deciding, denial);
+            }
         }
     }
 
@@ -360,7 +363,7 @@ impl Machine {
         };
         match verdict {
             Ok(()) => self.execute_now(rechecking),
-            Err(denial) => self.refuse(false, &NativeError::denied(&denial)),
+            Err(denial) => self.deny_execute(rechecking, denial),
         }
     }
 
@@ -410,12 +413,11 @@ impl Machine {
 
     /// Notes that a message has gone upstream that is answered.
     fn expect(&mut self, expect: Expect, changes: Vec<Vec<names::Change>>, catalogue: bool) {
-        let simple = matches!(expect, Expect::Query(_) | Expect::Call(_) | Expect::Refused { simple: true, .. });
         if changes.iter().flatten().any(visible_to_sql) {
             self.stamp.names += 1;
         }
         self.changed |= catalogue;
-        let ends = simple || matches!(expect, Expect::Sync);
+        let ends = expect.ends();
         let copies_in = expect.will_copy_in();
         if copies_in {
             self.copying = Copying::Awaited;

@@ -8,6 +8,7 @@ use super::{
     error, frame, from_client,
     names::{Change, Lookup, NAME_LENGTH, NAMES, Source, Understood},
     pending::PENDING,
+    refusal::Refused,
 };
 use crate::{
     masking::{self, without_values},
@@ -276,7 +277,7 @@ impl Machine {
             if renamed || !now.same(&portal.understood) {
                 let denial = Denial::closed("this statement may mean something else than when it was bound")
                     .with_hint("Bind it again.");
-                self.refuse(false, &NativeError::denied(&denial));
+                self.deny_execute(Rechecking { portal, bytes: frame.bytes }, denial);
                 return Ok(Outcome::Done);
             }
         }
@@ -369,7 +370,7 @@ impl Machine {
         let name = self.decode(bytes).filter(|_| bytes.len() <= NAME_LENGTH);
         if name.is_none() {
             let message = format!("names of statements and portals have at most {NAME_LENGTH} bytes, in readable text");
-            self.refuse(false, &NativeError::error(error::NAME_TOO_LONG, message));
+            self.refuse(Refused::Other, false, &NativeError::error(error::NAME_TOO_LONG, message));
         }
         name.map(Arc::from)
     }
@@ -379,7 +380,8 @@ impl Machine {
         let full = !self.queue.count(&self.committed).has_room();
         if full {
             let message = format!("a session has at most {NAMES} prepared statements here, and as many portals");
-            self.refuse(false, &NativeError::error(error::LIMIT, message).hint("Close or deallocate some."));
+            let error = NativeError::error(error::LIMIT, message).hint("Close or deallocate some.");
+            self.refuse(Refused::Other, false, &error);
         }
         full
     }
@@ -387,7 +389,7 @@ impl Machine {
     /// A name that stands for nothing: the server would say the same. What is only observed passes.
     fn no_such(&mut self, what: &str, code: &'static str, name: &str, frame: Frame) -> Outcome {
         if !self.observes() {
-            self.refuse(false, &NativeError::error(code, format!("{what} \"{name}\" does not exist")));
+            self.refuse(Refused::Other, false, &NativeError::error(code, format!("{what} \"{name}\" does not exist")));
             return Outcome::Done;
         }
         let expect = match frame.kind {

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Ask, Client, Expect, Machine, Question, Step,
+    Ask, Client, Close, Expect, Machine, NativeError, Question, Step,
     answer::Answer,
     client::Outcome,
     from_client,
@@ -16,6 +16,7 @@ use super::{
     message,
     names::{Bound, Change, NAME_LENGTH, NAMES, Portal, Prepared, Source, Understood},
     operation::Operation,
+    refusal::{Refused, fails_with_transaction},
 };
 use crate::{
     gate::{Held, Ongoing, Released},
@@ -51,19 +52,42 @@ pub(super) enum Deciding {
         understood: Understood,
         result: i16,
     },
+    /// What is refused in any case, and only recorded. The statement, as far as it is known.
+    Refused {
+        refused: Refused,
+        statement: Option<Arc<Statement>>,
+    },
 }
 
 impl Deciding {
-    /// Whether it is answered up to `ReadyForQuery`.
-    pub(super) fn simple(&self) -> bool {
-        matches!(self, Self::Query { .. } | Self::Call { .. })
+    /// What the message is, once it is refused.
+    fn refused(&self) -> Refused {
+        match self {
+            Self::Query { .. } => Refused::Query,
+            Self::Call { .. } => Refused::Call,
+            Self::Parse { name, .. } if name.is_empty() => Refused::Parse,
+            Self::Parse { .. } | Self::Bind { .. } | Self::Fetch { .. } => Refused::Other,
+            Self::Refused { refused, .. } => *refused,
+        }
+    }
+
+    /// The statement, as far as it is known.
+    fn statement(&self) -> Option<Arc<Statement>> {
+        match self {
+            Self::Query { understood }
+            | Self::Bind { understood, .. }
+            | Self::Fetch { understood, .. }
+            | Self::Call { understood, .. } => Some(Arc::clone(&understood.statement)),
+            Self::Parse { prepared, .. } => Some(prepared.understood().statement),
+            Self::Refused { statement, .. } => statement.clone(),
+        }
     }
 
     /// How many statements it is. What ends a transaction is none: where no other can run, it still must.
     fn statements(&self) -> u64 {
         let statement = match self {
             Self::Query { understood } | Self::Bind { understood, .. } => &understood.statement,
-            Self::Fetch { .. } | Self::Call { .. } | Self::Parse { .. } => return 1,
+            Self::Fetch { .. } | Self::Call { .. } | Self::Parse { .. } | Self::Refused { .. } => return 1,
         };
         let counts = |part: &&sql::Part| !matches!(part.effect, Effect::EndsTransaction);
         statement.parts.iter().filter(counts).count() as u64
@@ -71,11 +95,7 @@ impl Deciding {
 
     /// A denial of it, with what was wrong with a text that could not be read: that is a slip more often than an attack.
     pub(super) fn explain(&self, denial: Denial) -> Denial {
-        let statement = match self {
-            Self::Query { understood } => Some(Arc::clone(&understood.statement)),
-            Self::Parse { prepared, .. } => Some(prepared.understood().statement),
-            Self::Bind { .. } | Self::Fetch { .. } | Self::Call { .. } => None,
-        };
+        let statement = matches!(self, Self::Query { .. } | Self::Parse { .. }).then(|| self.statement()).flatten();
         match statement.as_ref().and_then(|statement| statement.unread.as_ref()) {
             Some(unread) => denial.with_hint(format!("The statement could not be read: {unread}.")),
             None => denial,
@@ -186,6 +206,7 @@ impl Machine {
                 self.steps.push_back(Step::ToServer(released));
                 self.expect(Expect::Parse, vec![vec![Change::Statement(name, prepared)]], false);
             }
+            Deciding::Refused { .. } => self.close(Close::Agent("a permit came for what is refused")),
             Deciding::Bind { portal: name, prepared, understood, results } => {
                 self.steps.push_back(Step::ToServer(released));
                 let mut answer =
@@ -202,6 +223,20 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Tells the client of a denial, in place of what the message would have been answered with.
+    pub(super) fn deny(&mut self, deciding: &Deciding, denial: Denial) {
+        let unless_failed = deciding.statement().is_some_and(|statement| fails_with_transaction(&statement));
+        self.refuse(deciding.refused(), unless_failed, &NativeError::denied(&denial));
+    }
+
+    /// Denies an `Execute` of what was permitted when it was bound: another operation, as far as the log is concerned.
+    pub(super) fn deny_execute(&mut self, Rechecking { portal, bytes }: Rechecking, denial: Denial) {
+        let statement = Arc::clone(&portal.understood.statement);
+        let subject = (Arc::clone(&statement.action), Arc::clone(&statement.text));
+        let deciding = Deciding::Refused { refused: Refused::Other, statement: Some(statement) };
+        self.ask(Ask::Refuse(denial), subject, Vec::new(), bytes, deciding);
     }
 
     /// Asks for a portal's columns. A description of the statement would do for them, but not for where they come from: the

@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::{
-    Client, Frame, Machine, NativeError, Step,
+    Ask, Client, Frame, Machine, Step,
     client::Outcome,
-    deciding::opaque,
-    from_client,
+    deciding::{Deciding, opaque},
     names::{Lookup, Prepared, Source, Understood},
+    refusal::Refused,
 };
 use crate::{
     masking::without_values,
@@ -32,8 +32,9 @@ impl Machine {
             if self.observes() || !self.start.view.hides() {
                 return None;
             }
-            self.refuse(frame.kind == from_client::QUERY, &NativeError::denied(&denial));
-            return Some(Outcome::Done);
+            let subject = opaque(&self.start.database, "(follows a change of the catalogue within its pipeline)");
+            let deciding = Deciding::Refused { refused: Refused::of(frame), statement: None };
+            return Some(self.ask(Ask::Refuse(denial), subject, Vec::new(), frame.bytes.clone(), deciding));
         }
         self.fresh_to_open(frame)
     }

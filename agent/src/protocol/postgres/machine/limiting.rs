@@ -15,7 +15,7 @@ use super::{
     copying::Copying,
     error, from_client, message,
     operation::{Direction, Operation},
-    refusal,
+    refusal::{Refused, stand_in},
     server::Fault,
 };
 use crate::{
@@ -138,7 +138,7 @@ impl Machine {
             State::Failed => self.over(),
             State::Completed => match strike.ready.take() {
                 Some(ready) => self.completed_and_ready(ready, now),
-                None if self.queue.0.is_empty() => self.stand_in(false),
+                None if self.queue.0.is_empty() => self.stand_in(Refused::Other),
                 None => {}
             },
         }
@@ -303,14 +303,14 @@ impl Machine {
             operation.goes_on()
         });
         match &pending.expect {
-            Expect::Query(_) if goes_on == Some(false) => self.settle_statement(),
+            Expect::Query(_) if goes_on == Some(false) => self.settle_statement(now),
             Expect::Call(_) => {}
             Expect::Execute(portal) if alone => {
                 let finished = portal.bound.as_ref().and_then(|bound| bound.operation().finish(now));
                 self.record(finished);
-                self.settle();
+                self.settle(now);
                 if !cancelling {
-                    self.stand_in(false);
+                    self.stand_in(Refused::Other);
                 }
             }
             _ => self.give_up("the target had completed it before it could be cancelled"),
@@ -375,7 +375,7 @@ impl Machine {
         };
         let reads = self.queue.0.front_mut().and_then(|pending| pending.operation(reads));
         match frame.body() {
-            b"T" if self.settle_ready(b'T', now).is_ok() => self.stand_in(true),
+            b"T" if self.settle_ready(b'T', now).is_ok() => self.stand_in(Refused::Query),
             b"I" if reads == Some(true) && self.settle_ready(b'I', now).is_ok() => {
                 self.over();
                 self.show(native.encode());
@@ -386,12 +386,12 @@ impl Machine {
     }
 
     /// Has the server fail, since what it has completed must not count.
-    fn stand_in(&mut self, simple: bool) {
+    fn stand_in(&mut self, refused: Refused) {
         let Some(strike) = self.strike.take() else { return };
         let error = strike.native().encode();
         self.stalled = false;
-        self.housekeeping(refusal::stand_in(simple));
-        self.expect(Expect::Refused { error, simple }, Vec::new(), false);
+        self.housekeeping(stand_in(refused, false));
+        self.expect(Expect::Refused { error, refused }, Vec::new(), false);
     }
 
     fn over(&mut self) {

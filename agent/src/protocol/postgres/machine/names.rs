@@ -7,10 +7,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Instant,
 };
 
 use super::operation::Operation;
-use crate::protocol::postgres::{message::Column, sql::Statement};
+use crate::{
+    protocol::postgres::{message::Column, sql::Statement},
+    recording::Event,
+};
 
 /// Prepared statements and portals that one session may have, each. More are refused with a native error.
 pub const NAMES: usize = 4_096;
@@ -129,6 +133,13 @@ pub struct Portal {
     pub bound: Option<Bound>,
 }
 
+impl Portal {
+    /// It is gone: its operation will not go on. What is left to record of that.
+    pub fn ended(&self, now: Instant) -> Option<Event> {
+        self.bound.as_ref().and_then(|bound| bound.operation().finish(now))
+    }
+}
+
 /// What Bind made of a portal.
 #[derive(Debug)]
 pub struct Bound {
@@ -185,23 +196,23 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// Carries out a change.
-    pub fn commit(&mut self, change: Change) {
+    /// Carries out a change, and gives the portals that are gone over it.
+    pub fn commit(&mut self, change: Change, mut gone: impl FnMut(&Portal)) {
         match change {
             Change::Statement(name, prepared) => {
                 self.statements.insert(name, prepared);
             }
             Change::Portal(name, portal) => {
-                self.portals.insert(name, portal);
+                self.portals.insert(name, portal).iter().for_each(|before| gone(before));
             }
             Change::NoStatement(name) => {
                 self.statements.remove(&name);
             }
             Change::NoPortal(name) => {
-                self.portals.remove(&name);
+                self.portals.remove(&name).iter().for_each(|portal| gone(portal));
             }
             Change::NoStatements => self.statements.retain(|name, _| name.is_empty()),
-            Change::NoPortals => self.portals.clear(),
+            Change::NoPortals => self.portals.drain().for_each(|(_, portal)| gone(&portal)),
         }
     }
 
@@ -216,15 +227,21 @@ impl Committed {
     }
 
     /// A `Query` has come: the unnamed ones are gone.
-    pub fn forget_unnamed(&mut self) {
+    pub fn forget_unnamed(&mut self, gone: impl FnMut(&Portal)) {
         self.statements.remove("");
-        self.portals.remove("");
+        self.commit(Change::NoPortal("".into()), gone);
     }
 
     /// The transaction has ended: portals that Bind made are gone. Cursors of DECLARE may be held; one that is believed to
     /// exist and does not is only refused by the server.
-    pub fn transaction_ended(&mut self) {
-        self.portals.retain(|_, portal| portal.bound.is_none());
+    pub fn transaction_ended(&mut self, mut gone: impl FnMut(&Portal)) {
+        self.portals.retain(|_, portal| {
+            let stays = portal.bound.is_none();
+            if !stays {
+                gone(portal);
+            }
+            stays
+        });
     }
 
     /// Prepared statements and portals, and what they take.

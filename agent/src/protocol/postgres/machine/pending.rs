@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::{
     names::{Change, Committed, Count, Lookup, Portal, Prepared},
     operation::Operation,
+    refusal::Refused,
 };
 use crate::masking::Masked;
 
@@ -42,12 +43,12 @@ pub enum Expect {
     Query(Box<Operation>),
     /// `ReadyForQuery`
     Sync,
-    /// An error, which is replaced by ours; then, if it stands for a `Query`, `ReadyForQuery`.
+    /// An error, which is replaced by ours; then, if it stands for a message that is answered so far, `ReadyForQuery`.
     Refused {
         /// Our error.
         error: Masked<Bytes>,
-        /// It stands for a `Query`.
-        simple: bool,
+        /// What it stands for.
+        refused: Refused,
     },
     /// `FunctionCallResponse`, then `ReadyForQuery`.
     Call(Box<Operation>),
@@ -73,6 +74,15 @@ pub struct Pending {
 }
 
 impl Expect {
+    /// Whether its answer ends with `ReadyForQuery`.
+    pub fn ends(&self) -> bool {
+        match self {
+            Self::Query(_) | Self::Call(_) | Self::Sync => true,
+            Self::Refused { refused, .. } => refused.ends(),
+            _ => false,
+        }
+    }
+
     /// Whether statements run for it.
     pub fn runs_statement(&self) -> bool {
         matches!(self, Self::Execute(_) | Self::Query(_) | Self::Call(_))
@@ -80,7 +90,7 @@ impl Expect {
 
     /// Whether the server sends its answer when it has it, and not only when it is asked for.
     pub fn is_answered_at_once(&self) -> bool {
-        self.runs_statement() || matches!(self, Self::Sync | Self::Refused { simple: true, .. })
+        self.runs_statement() || self.ends()
     }
 
     /// Whether a statement of it that has not completed yet copies from the client.
@@ -103,6 +113,18 @@ impl Pending {
         }
     }
 
+    /// Whether the server forgets its unnamed statement over it if it fails: it has by then, to make another.
+    pub fn replaces_unnamed(&self) -> bool {
+        match &self.expect {
+            Expect::Refused { refused, .. } => *refused == Refused::Parse,
+            Expect::Parse => {
+                let unnamed = |change: &Change| matches!(change, Change::Statement(name, _) if name.is_empty());
+                self.changes.iter().flatten().any(unnamed)
+            }
+            _ => false,
+        }
+    }
+
     /// How long the server was at it before.
     pub fn spent(&self) -> Duration {
         match &self.expect {
@@ -113,7 +135,7 @@ impl Pending {
 
     /// Whether the server forgets its unnamed statement and portal over it, as over every `Query`.
     pub fn forgets_unnamed(&self) -> bool {
-        matches!(self.expect, Expect::Query(_) | Expect::Refused { simple: true, .. })
+        matches!(self.expect, Expect::Query(_) | Expect::Refused { refused: Refused::Query, .. })
     }
 }
 
@@ -124,12 +146,7 @@ pub struct Queue(pub VecDeque<Pending>);
 impl Queue {
     /// Whether the server is bound to come to a `ReadyForQuery` by itself.
     pub fn owes_ready(&self) -> bool {
-        self.0.iter().any(|pending| {
-            matches!(
-                pending.expect,
-                Expect::Query(_) | Expect::Call(_) | Expect::Sync | Expect::Refused { simple: true, .. }
-            )
-        })
+        self.0.iter().any(|pending| pending.expect.ends())
     }
 
     /// What a statement's name stands for, for a message of `pipeline`: its latest change in that pipeline, since it runs
@@ -161,7 +178,9 @@ impl Queue {
         concerns: impl Fn(&'a Change) -> Option<Option<&'a T>>,
     ) -> Lookup<T> {
         for pending in self.0.iter().rev() {
-            if name.is_empty() && pending.forgets_unnamed() {
+            if name.is_empty()
+                && (pending.forgets_unnamed() || pending.replaces_unnamed() && pending.changes.is_empty())
+            {
                 return Lookup::Unsettled;
             }
             let Some(found) = pending.changes.iter().rev().flat_map(|changes| changes.iter().rev()).find_map(&concerns)

@@ -128,6 +128,8 @@ pub struct Rig {
     pub scripted: bool,
     watch: Watch,
     pub masks: bool,
+    /// Policies have changed between Bind and Execute.
+    pub changed: bool,
     /// Questions that are answered before the driver falls silent.
     pub patience: usize,
     now: Instant,
@@ -167,6 +169,7 @@ impl Rig {
             scripted: false,
             watch: Watch::new(mode),
             masks,
+            changed: false,
             patience: usize::MAX,
             now: Instant::now(),
         }
@@ -205,6 +208,7 @@ impl Rig {
                     }
                     self.machine.decided(held, verdict, 1, self.now);
                 }
+                Step::Recheck(_) if self.changed => self.machine.rechecked(Err(Denial::closed("changed"))),
                 Step::Recheck(_) => self.machine.rechecked(Ok(())),
                 Step::RefreshCatalogue { .. } => {
                     self.did.push(Did::Refreshed);

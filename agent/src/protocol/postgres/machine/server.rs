@@ -6,9 +6,10 @@ use super::{
     Client, Close, Expect, Frame, Machine, NativeError, Step,
     answer::UnknownOrigin,
     error, frame, from_client, guard,
-    names::{Change, Described},
+    names::{Change, Described, Portal},
     operation::{Direction, Operation},
     pending::Pending,
+    refusal::TRANSACTION_FAILED,
 };
 use crate::{
     masking::{nothing_hidden, without_values},
@@ -56,7 +57,7 @@ impl From<UnknownOrigin> for Fault {
 /// The record of an operation whose pipeline failed before the server came to it.
 pub(super) fn not_run() -> Failure {
     Failure {
-        code: "25P02".into(),
+        code: TRANSACTION_FAILED.into(),
         message: without_values("not run: an earlier message of its pipeline failed".into()),
     }
 }
@@ -151,7 +152,7 @@ impl Machine {
         match (expect, frame.kind) {
             (Expect::Parse, server::PARSE_COMPLETE)
             | (Expect::Bind, server::BIND_COMPLETE)
-            | (Expect::Close, server::CLOSE_COMPLETE) => self.settle(),
+            | (Expect::Close, server::CLOSE_COMPLETE) => self.settle(now),
             (Expect::DescribeStatement(_, types), server::PARAMETER_DESCRIPTION) => {
                 *types = message::parameter_description(frame.body())?;
             }
@@ -161,7 +162,7 @@ impl Machine {
                     // A second description says the same, or the statement was replaced and this one is gone.
                     let _ = prepared.described.set(Described { types: std::mem::take(types), columns });
                 }
-                self.settle();
+                self.settle(now);
             }
             (Expect::DescribePortal { portal, ours }, server::ROW_DESCRIPTION | server::NO_DATA) => {
                 let ours = *ours;
@@ -169,7 +170,7 @@ impl Machine {
                     let columns = columns(&frame)?;
                     bound.operation().describe(&*self.start.view, self.start.mode, &columns)?;
                 }
-                self.settle();
+                self.settle(now);
                 if ours {
                     return Ok(());
                 }
@@ -199,7 +200,7 @@ impl Machine {
                 let flushed = if operation.goes_on() { operation.flush() } else { None };
                 self.record(flushed);
                 self.rolled_back(tag == b"ROLLBACK");
-                self.settle_statement();
+                self.settle_statement(now);
             }
             (Expect::Execute(portal), server::COMMAND_COMPLETE | server::EMPTY_QUERY_RESPONSE) => {
                 let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
@@ -211,14 +212,14 @@ impl Machine {
                 };
                 self.record(finished);
                 self.rolled_back(tag == b"ROLLBACK");
-                self.settle();
+                self.settle(now);
             }
             (Expect::Execute(portal), server::PORTAL_SUSPENDED) => {
                 let bound = portal.bound.as_ref().ok_or(Fault::Unexpected)?;
                 bound.operation().spent += since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
                 let event = if bound.once { bound.operation().finish(now) } else { bound.operation().flush() };
                 self.record(event);
-                self.settle();
+                self.settle(now);
             }
             (Expect::Call(operation), server::FUNCTION_CALL_RESPONSE) => {
                 let result = message::function_result(frame.body())?;
@@ -233,27 +234,29 @@ impl Machine {
     }
 
     /// The oldest message was answered: what it does to the names is done.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn settle(&mut self, now: Instant) {
         self.copy_over(false);
         if let Some(pending) = self.queue.0.pop_front() {
             self.stale |= pending.catalogue;
             self.uncommitted |= pending.catalogue;
-            for change in pending.changes.into_iter().flatten() {
-                self.committed.commit(change);
-            }
+            pending.changes.into_iter().flatten().for_each(|change| self.commit(change, now));
         }
     }
 
     /// The running statement of a `Query` is done.
-    pub(super) fn settle_statement(&mut self) {
+    pub(super) fn settle_statement(&mut self, now: Instant) {
         self.copy_over(false);
         let done = self.queue.0.front_mut().and_then(|pending| {
             (pending.since, pending.late) = (None, false);
             pending.changes.pop_front()
         });
-        for change in done.into_iter().flatten() {
-            self.committed.commit(change);
-        }
+        done.into_iter().flatten().for_each(|change| self.commit(change, now));
+    }
+
+    /// A change of the names has happened.
+    fn commit(&mut self, change: Change, now: Instant) {
+        let Self { committed, steps, .. } = self;
+        committed.commit(change, |portal| steps.extend(portal.ended(now).map(Step::Record)));
     }
 
     /// The oldest message failed or was dropped: its changes do not happen.
@@ -292,6 +295,8 @@ impl Machine {
         while !self.queue.0.is_empty() {
             self.drop_oldest(&failure, now);
         }
+        let Self { committed, steps, .. } = self;
+        committed.transaction_ended(|portal| steps.extend(portal.ended(now).map(Step::Record)));
         let recorded = self.steps.drain(..).filter_map(|step| match step {
             Step::Record(event) => Some(event),
             _ => None,
@@ -322,13 +327,16 @@ impl Machine {
             return Ok(());
         }
         let shown = match self.queue.0.front_mut().map(|pending| &mut pending.expect) {
-            // What follows is dropped by the server up to Sync, and so is what the client still sends.
-            Some(Expect::Refused { error, simple: false }) => {
-                let shown = error.clone();
-                self.skip(&failure, now);
+            Some(Expect::Refused { error, refused }) => {
+                // That the transaction has failed goes before a denial, as it goes before whatever else the server would say.
+                let failed = failure.code == TRANSACTION_FAILED;
+                let (shown, goes_on) = (if failed { client } else { error.clone() }, refused.ends());
+                if !goes_on {
+                    // What follows is dropped by the server up to Sync, and so is what the client still sends.
+                    self.skip(&failure, now);
+                }
                 shown
             }
-            Some(Expect::Refused { error, simple: true }) => error.clone(),
             Some(Expect::Query(operation) | Expect::Call(operation)) => {
                 operation.failed(failure);
                 self.copy_over(true);
@@ -349,6 +357,9 @@ impl Machine {
     fn skip(&mut self, failure: &Failure, now: Instant) {
         // What has failed may have run in part.
         self.stale |= self.queue.0.front().is_some_and(|pending| pending.catalogue);
+        if self.queue.0.front().is_some_and(Pending::replaces_unnamed) {
+            self.commit(Change::NoStatement("".into()), now);
+        }
         self.drop_oldest(failure, now);
         let not_run = not_run();
         while self.queue.0.front().is_some_and(|pending| !matches!(pending.expect, Expect::Sync)) {
@@ -370,8 +381,13 @@ impl Machine {
     /// The server's answers up to `ReadyForQuery` are complete.
     pub(super) fn settle_ready(&mut self, status: u8, now: Instant) -> Result<(), Fault> {
         let front = self.queue.0.pop_front();
+        let Self { committed, steps, .. } = self;
+        let mut gone = |portal: &Portal| steps.extend(portal.ended(now).map(Step::Record));
         if front.as_ref().is_some_and(Pending::forgets_unnamed) {
-            self.committed.forget_unnamed();
+            committed.forget_unnamed(&mut gone);
+        }
+        if status == b'I' {
+            committed.transaction_ended(&mut gone);
         }
         match front {
             Some(Pending {
@@ -387,7 +403,7 @@ impl Machine {
                 self.uncommitted |= catalogue;
                 self.record(operation.finish(now));
             }
-            Some(Pending { expect: Expect::Sync | Expect::Refused { simple: true, .. }, .. }) => {}
+            Some(Pending { expect, .. }) if expect.ends() => {}
             _ => return Err(Fault::Unexpected),
         }
         if self.uncommitted && status != self.status {
@@ -396,7 +412,6 @@ impl Machine {
         }
         if status == b'I' {
             self.uncommitted = false;
-            self.committed.transaction_ended();
         }
         self.status = status;
         Ok(())

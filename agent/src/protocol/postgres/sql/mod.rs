@@ -160,7 +160,7 @@ pub enum Effect {
     Deallocate(Option<String>),
     /// `CLOSE name` (`None`: ALL).
     Close(Option<String>),
-    /// `COMMIT`, `ROLLBACK` and the like.
+    /// COMMIT, ROLLBACK, ROLLBACK TO, PREPARE TRANSACTION: what the server takes in a transaction that has failed.
     EndsTransaction,
     /// `DISCARD ALL`: prepared statements, cursors and temporary tables go.
     Discard,

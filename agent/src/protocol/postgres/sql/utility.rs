@@ -119,6 +119,7 @@ impl Walker<'_> {
         self.ask_database(action);
         match kind {
             TransactionStmtKind::TransStmtCommit
+            | TransactionStmtKind::TransStmtPrepare
             | TransactionStmtKind::TransStmtRollback
             | TransactionStmtKind::TransStmtRollbackTo => Effect::EndsTransaction,
             _ => Effect::None,

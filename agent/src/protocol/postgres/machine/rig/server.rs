@@ -153,6 +153,10 @@ impl Server {
     }
 
     fn parsable(&self, text: &str) -> Result<(), &'static str> {
+        // It can be read, and that is all.
+        if text.starts_with("SELECT * ") && self.status == b'E' {
+            return Err("25P02");
+        }
         let fine = text.split(';').all(|part| known(part.trim().split(' ').next().unwrap_or_default()));
         if fine { Ok(()) } else { Err("42601") }
     }

@@ -13,8 +13,8 @@ use crate::{
 
 /// Rows of `secret` come from this table and column, which is masked.
 pub const SECRET: (u32, i16) = (7, 3);
-/// What its functions do, by their OIDs.
-pub const FUNCTIONS: [&str; 4] = ["select 9", "forbidden", "unproven", "fail"];
+/// What its functions do, by their OIDs, of which none is 0.
+pub const FUNCTIONS: [&str; 5] = ["", "select 9", "forbidden", "unproven", "fail"];
 /// Rows of `strange` come from this table, which the view does not know.
 pub const STRANGE: u32 = 9;
 
@@ -41,7 +41,7 @@ impl View for Toy {
     }
 
     fn call(&self, function: u32, _: usize) -> Option<String> {
-        Some(FUNCTIONS.get(function as usize)?.to_string())
+        FUNCTIONS.get(function as usize).filter(|text| !text.is_empty()).map(ToString::to_string)
     }
 
     fn cover(&self, table: u32, attribute: i16) -> Option<Cover> {
@@ -118,6 +118,10 @@ impl Toy {
             ["deallocate", name] => {
                 ask("deallocate");
                 (Answer::Clear, Effect::Deallocate(Some((*name).into())))
+            }
+            ["commit" | "rollback"] => {
+                ask(words[0]);
+                (Answer::Clear, Effect::EndsTransaction)
             }
             ["select", ..] => {
                 ask("sql:select");

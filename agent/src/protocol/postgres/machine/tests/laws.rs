@@ -52,7 +52,7 @@ fn a_message() -> impl Strategy<Value = Bytes> {
         1 => (kind(), a_protocol_name()).prop_map(|(kind, name)| describe(kind, &name)),
         1 => (kind(), a_protocol_name()).prop_map(|(kind, name)| close(kind, &name)),
         1 => Just(message::write_bare(from_client::FLUSH)),
-        1 => (0u32..5).prop_map(function_call),
+        1 => (1u32..6).prop_map(function_call),
         3 => Just(sync()),
     ]
 }

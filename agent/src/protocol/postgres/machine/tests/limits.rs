@@ -328,7 +328,7 @@ fn what_is_copied_to_the_client_stops_between_messages() {
 #[test]
 fn a_function_result_beyond_a_limit_is_withheld() {
     let mut rig = limited(bytes(3));
-    rig.send(&[query("begin"), function_call(0)]);
+    rig.send(&[query("begin"), function_call(1)]);
     rig.cancelled(true);
     let (kinds, texts) = rig.heard();
     assert!(kinds == "CZEZ" && texts.contains("53400"), "{kinds} {texts}");

@@ -10,7 +10,7 @@ use crate::protocol::postgres::{
 };
 
 /// A text that no server takes: raw parsing fails before anything else is looked at, in every state of a transaction.
-pub(super) const NO_SQL: &str = "refused by Postern";
+const NO_SQL: &str = "refused by Postern";
 
 /// A text that can be read, and fails when it is analysed. In a transaction that has failed the server does not come to that.
 const NO_QUERY: &str = "SELECT * /* refused by Postern */";

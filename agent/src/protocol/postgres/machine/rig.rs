@@ -255,12 +255,14 @@ impl Rig {
     }
 
     /// The request to cancel has ended.
+    #[cfg(test)]
     pub fn cancelled(&mut self, done: bool) {
         self.machine.cancelled(done, self.now);
         self.settle();
     }
 
     /// Time passes, and nothing else happens.
+    #[cfg(test)]
     pub fn wait(&mut self, time: std::time::Duration) {
         self.now += time;
         self.steps();

@@ -8,8 +8,7 @@ use crate::{
     model::Mode,
     protocol::postgres::{
         frame::{self, Frame, client, server},
-        machine::refusal::NO_SQL,
-        message,
+        machine::refusal::{Refused, stand_in},
     },
     recording::Event,
 };
@@ -55,12 +54,12 @@ impl Watch {
     pub fn upstream(&mut self, bytes: &Bytes) {
         assert!(!self.closed, "bytes go upstream after the end");
         for Frame { kind, bytes } in messages(&mut self.to_server, bytes, frame::client_limit) {
-            let body = &bytes[frame::HEADER..];
+            let stands_in = |refused| [false, true].iter().any(|failed| stand_in(refused, *failed) == bytes);
             self.carried += match kind {
-                client::QUERY => usize::from(message::query(body) != Ok(NO_SQL.as_bytes())),
+                client::QUERY => usize::from(!stands_in(Refused::Query)),
                 // Where all is only observed, one of a statement that nobody knows is for the server to refuse.
                 client::BIND => usize::from(self.mode == Mode::Enforce),
-                client::FUNCTION_CALL => 1,
+                client::FUNCTION_CALL => usize::from(!stands_in(Refused::Call)),
                 client::COPY_DATA => {
                     assert!(self.permitted > 0, "data of a COPY that nothing permitted");
                     0

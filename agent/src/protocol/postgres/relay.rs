@@ -83,7 +83,7 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
             Ok(None) => ready.take().into_iter().for_each(|ready| client.send(&without_values(ready))),
             Ok(Some(close)) => break describe(&close),
             Err(Failed { native, reason }) => {
-                client.send(&native.encode());
+                session.tell(&mut client, &native);
                 break reason;
             }
         }
@@ -97,8 +97,8 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
             () = reached(session.machine.deadline()) => Ok(()),
             why = &mut ending => {
                 let error = NativeError::fatal(error::SHUTDOWN, format!("terminating connection: Postern: {why}"));
-                client.send(&error.hint("Connect again.").encode());
-                session.server.send(&session.admission.housekeeping(write_bare(client::TERMINATE)));
+                session.tell(&mut client, &error.hint("Connect again."));
+                session.terminate();
                 break why.to_owned();
             }
         };
@@ -107,18 +107,18 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
             match gone {
                 Gone::ClientEnded => session.machine.client_ended(),
                 Gone::Client => {
-                    session.server.send(&session.admission.housekeeping(write_bare(client::TERMINATE)));
+                    session.terminate();
                     break "the client is gone".to_owned();
                 }
                 Gone::Server => {
                     let error = NativeError::fatal(error::CONNECTION_FAILURE, "the target closed the connection");
-                    client.send(&error.encode());
+                    session.tell(&mut client, &error);
                     break "the target is gone".to_owned();
                 }
             }
         }
         if let Err(Failed { native, reason }) = session.keep_up(&mut epoch) {
-            client.send(&native.encode());
+            session.tell(&mut client, &native);
             break reason;
         }
         session.machine.push_server(session.server.incoming());
@@ -136,6 +136,20 @@ impl Session {
     pub fn show(&mut self, frames: impl IntoIterator<Item = Frame>) {
         for frame in frames {
             self.machine.push_server(&mut BytesMut::from(&frame.bytes[..]));
+        }
+    }
+
+    /// Tells the client why the session ends.
+    fn tell(&self, client: &mut Client, error: &NativeError) {
+        if let Some(words) = self.machine.last_words(error) {
+            client.send(&words);
+        }
+    }
+
+    /// Tells the server that it does.
+    fn terminate(&mut self) {
+        if self.machine.may_terminate() {
+            self.server.send(&self.admission.housekeeping(write_bare(client::TERMINATE)));
         }
     }
 

@@ -118,6 +118,28 @@ fn package_name(id: &str) -> &str {
     }
 }
 
+/// Builds the program that runs the targets of fuzzing. What the agent depends on is built as for all else.
+///
+/// # Errors
+/// libFuzzer is missing, or the build failed.
+pub fn fuzz() -> Outcome<PathBuf> {
+    let libfuzzer = setup::libfuzzer();
+    if !libfuzzer.is_file() {
+        return Err(format!("libFuzzer is missing: {}", libfuzzer.display()));
+    }
+    let mut built = Built::default();
+    let mut command = cargo("build")?;
+    command
+        .args(["--workspace", "--bin", "fuzz", "--features", "agent-tests/fuzz"])
+        .arg("--message-format=json-render-diagnostics")
+        .env("RUSTC_WORKSPACE_WRAPPER", run::root().join("tests/fuzz/rustc.sh"))
+        .env("POSTERN_LIBFUZZER", libfuzzer)
+        // It would cut the agent into hundreds of pieces, which are slow.
+        .env("CARGO_INCREMENTAL", "0");
+    let status = run::lines(&mut command, |line| built.note(line))?;
+    if status.success() { built.program("fuzz") } else { Err(format!("cargo build failed: {status}")) }
+}
+
 /// A cargo command for the workspace.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! `cargo xtask …`: what a developer of Postern, and its continuous integration, run.
 
 mod build;
+mod fuzz;
 mod older;
 mod run;
 mod servers;
@@ -10,7 +11,10 @@ mod suites;
 mod test;
 mod tidy;
 
-use std::process::{Command, ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use build::What;
 use clap::{Parser, Subcommand};
@@ -61,6 +65,23 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Looks for bytes that break a law: each target until both bounds are reached.
+    Fuzz {
+        /// Names of targets; all if none is given.
+        targets: Vec<String>,
+        /// Runs each for at least so long.
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        seconds: u64,
+        /// Tries at least so many inputs of each.
+        #[arg(long, default_value_t = fuzz::RUNS)]
+        runs: u64,
+        /// One JSON object a line for each target.
+        #[arg(long)]
+        json: bool,
+        /// Runs this one input instead, as a finding names it.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "runs", "json"])]
+        input: Option<PathBuf>,
+    },
     /// Checks the layout of the sources: imports, dependencies, sizes, unsafe, suites.
     Tidy,
 }
@@ -100,6 +121,13 @@ fn dispatch(task: Task) -> run::Outcome<ExitCode> {
             let mut bench = Command::new(built.program("bench")?);
             bench.args(names).args(json.then_some("--json"));
             run::program(bench.env("POSTERN_BIN", run::target().join("release/postern")))
+        }
+        Task::Fuzz { targets, input: Some(input), .. } => match targets.as_slice() {
+            [target] => fuzz::replay(target, &input),
+            _ => Err("--input needs exactly one target".into()),
+        },
+        Task::Fuzz { targets, seconds, runs, json, input: None } => {
+            fuzz::fuzz(&fuzz::Wanted { targets: &targets, seconds, runs, json })
         }
         Task::Tidy => {
             let found = tidy::tidy()?;

@@ -31,6 +31,8 @@ const PACKAGES: &[&str] = &[
     "haproxy",
     "iproute2",
     "libc6-dev",
+    // For libFuzzer.
+    "libclang-rt-22-dev",
     "libclang-dev",
     "libpostgresql-jdbc-java",
     // Asking psycopg2's source distribution what it is needs pg_config.
@@ -103,6 +105,13 @@ pub fn tools() -> Outcome<PathBuf> {
 /// [`TOOLS_VARIABLE`] is empty.
 pub fn linker() -> Outcome<PathBuf> {
     Ok(tools()?.join(format!("bpf-linker-{BPF_LINKER}-llvm-{LLVM}")))
+}
+
+/// libFuzzer, without what counts for it: that is the compiler's part.
+#[must_use]
+pub fn libfuzzer() -> PathBuf {
+    let file = format!("libclang_rt.fuzzer-{}.a", std::env::consts::ARCH);
+    PathBuf::from(format!("/usr/lib/llvm-{LLVM}/lib/clang/{LLVM}/lib/linux")).join(file)
 }
 
 /// The tests' virtual environment: its packages are compiled for one version of Python.

@@ -11,9 +11,10 @@ use nix::unistd::Uid;
 
 use crate::{
     build::{self, Built, What},
+    fuzz,
     older::{self, Program, Release, Said},
     run::{self, Outcome},
-    suites::{OLDER, SUITES, Suite, UNIT},
+    suites::{FUZZ, OLDER, SUITES, Suite, UNIT},
     tidy,
 };
 
@@ -22,6 +23,12 @@ const FULL: &str = "POSTERN_TEST_FULL";
 
 /// Crates whose library tests make up the suite `unit`.
 const UNIT_PACKAGES: &[&str] = &["agent", "agent-common", "xtask"];
+
+/// Their tests that make up the suite `fuzz` instead.
+const FUZZ_TESTS: &str = "fuzz::tests::";
+
+/// How long each target of fuzzing runs at its full size, and how many inputs it tries.
+const FUZZED: (u64, u64) = (60, 100_000);
 
 /// Runs the named suites, on the running kernel or on these; without names all of them, and on the running kernel the checks.
 ///
@@ -43,8 +50,10 @@ pub fn test(names: &[String], all: bool, kernels: &[Release]) -> Outcome<ExitCod
         rows.push(row("checks", 4, |_| checks())?);
     }
     for suite in here {
-        rows.push(row(suite.name, suite.least(all), |name| {
-            if name == UNIT { unit(&built, all) } else { folder(&built, name, all) }
+        rows.push(row(suite.name, suite.least(all), |name| match name {
+            UNIT => unit(&built, UNIT_PACKAGES, &["--skip", FUZZ_TESTS], all),
+            FUZZ => fuzzing(&built, all),
+            _ => folder(&built, name, all),
         })?);
     }
     for kernel in kernels {
@@ -122,14 +131,27 @@ fn checks() -> Outcome<(Count, Option<String>)> {
     Ok((count, None))
 }
 
-fn unit(built: &Built, all: bool) -> Outcome<(Count, Option<String>)> {
+/// The inputs that are kept and, at full size, a short run of each target.
+fn fuzzing(built: &Built, all: bool) -> Outcome<(Count, Option<String>)> {
+    let (mut count, fault) = unit(built, &["agent"], &[FUZZ_TESTS], all)?;
+    if all {
+        for (_, passed) in fuzz::all(FUZZED.0, FUZZED.1)? {
+            if passed { count.passed += 1 } else { count.failed += 1 }
+        }
+    }
+    Ok((count, fault))
+}
+
+/// Library tests of these packages.
+fn unit(built: &Built, packages: &[&str], which: &[&str], all: bool) -> Outcome<(Count, Option<String>)> {
     let mut total = Count::default();
     let mut fault = None;
-    for (_, name, file) in built.tests.iter().filter(|(package, ..)| UNIT_PACKAGES.contains(&package.as_str())) {
+    for (_, name, file) in built.tests.iter().filter(|(package, ..)| packages.contains(&package.as_str())) {
         println!("--- {name}");
         let mut last = None;
         let mut command = Command::new(file);
-        let status = run::lines(sized(&mut command, all).current_dir(run::root().join("agent")), |line| {
+        let command = sized(&mut command, all).args(which).current_dir(run::root().join("agent"));
+        let status = run::lines(command, |line| {
             println!("{line}");
             last = libtest_line(line).or(last);
         })?;

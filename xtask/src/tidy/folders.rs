@@ -7,11 +7,14 @@ use toml_edit::DocumentMut;
 use super::Complaint;
 use crate::{
     run::Outcome,
-    suites::{SUITES, UNIT},
+    suites::{FUZZ, SUITES, UNIT},
 };
 
 /// Programs of the tests' crate, which are no suites.
 const PROGRAMS: &[&str] = &["bench", "demo"];
+
+/// Suites that are tests of the libraries, and so have neither.
+const WITHIN: &[&str] = &[UNIT, FUZZ];
 
 /// Names of the folders that have a `main.rs`.
 ///
@@ -30,7 +33,7 @@ pub fn check(manifest: &str, folders: &[String]) -> Outcome<Vec<Complaint>> {
     let entries = entries.into_iter().flatten().filter_map(|entry| entry.get("name")?.as_str());
     let entries: BTreeSet<&str> = entries.collect();
     let folders: BTreeSet<&str> = folders.iter().map(String::as_str).filter(|name| !PROGRAMS.contains(name)).collect();
-    let table: BTreeSet<&str> = SUITES.iter().map(|suite| suite.name).filter(|name| *name != UNIT).collect();
+    let table: BTreeSet<&str> = SUITES.iter().map(|suite| suite.name).filter(|name| !WITHIN.contains(name)).collect();
     let places = [
         (&entries, "a [[test]] in tests/Cargo.toml"),
         (&folders, "a folder with main.rs in tests/"),
@@ -55,7 +58,7 @@ mod tests {
     fn a_suite_that_is_missing_anywhere_is_found() {
         let mut manifest = String::new();
         let mut folders = vec!["demo".to_owned()];
-        for suite in SUITES.iter().filter(|suite| suite.name != UNIT) {
+        for suite in SUITES.iter().filter(|suite| !WITHIN.contains(&suite.name)) {
             manifest.push_str(&format!("[[test]]\nname = \"{}\"\n", suite.name));
             folders.push(suite.name.into());
         }

@@ -48,9 +48,10 @@ impl Source {
         parts
     }
 
-    /// Whether the whole file holds tests.
+    /// Whether the whole file holds tests, or what they and fuzzing have in common.
     pub fn is_test(&self) -> bool {
-        !self.path.contains("/src/") || self.module().contains(&"tests")
+        let module = self.module();
+        !self.path.contains("/src/") || ["tests", "rig", "fuzz"].iter().any(|name| module.contains(name))
     }
 
     /// The code before its inline tests.

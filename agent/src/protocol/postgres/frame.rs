@@ -186,7 +186,7 @@ pub struct Run {
 /// one that may not.
 ///
 /// # Errors
-/// See [`take`].
+/// See [`take`]: if the first of them is none.
 pub fn run(
     buffer: &[u8],
     kind: u8,
@@ -207,7 +207,13 @@ pub fn run(
         if run.left > 0 || rest.first() != Some(&kind) {
             return Ok(run);
         }
-        let Some((_, total)) = head(rest, |_| Some(DATA))? else { return Ok(run) };
+        let total = match head(rest, |_| Some(DATA)) {
+            Ok(Some((_, total))) => total,
+            Ok(None) => return Ok(run),
+            // What came before it is passed on, as if it had come alone.
+            Err(_) if run.bytes > 0 => return Ok(run),
+            Err(fault) => return Err(fault),
+        };
         if !begins(total) {
             return Ok(run);
         }

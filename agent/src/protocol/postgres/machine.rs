@@ -18,6 +18,8 @@ mod names;
 mod operation;
 mod pending;
 mod refusal;
+#[cfg(any(test, fuzzing))]
+pub mod rig;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -367,8 +369,20 @@ impl Machine {
 
     /// Ends the session; the client is told `error`.
     fn end(&mut self, error: &NativeError, close: Close) {
-        self.steps.push_back(Step::ToClient(error.encode()));
+        self.steps.extend(self.last_words(error).map(Step::ToClient));
         self.close(close);
+    }
+
+    /// What the client is told when the session ends. Nothing in the middle of a message, which it would be taken for the rest of.
+    #[must_use]
+    pub fn last_words(&self, error: &NativeError) -> Option<Masked<Bytes>> {
+        (self.server_rest.1 == 0).then(|| error.encode())
+    }
+
+    /// Whether the server can be told so, for the same reason.
+    #[must_use]
+    pub fn may_terminate(&self) -> bool {
+        !self.rest.is_passing()
     }
 
     fn close(&mut self, close: Close) {

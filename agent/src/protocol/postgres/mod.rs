@@ -7,6 +7,8 @@ mod cancel;
 mod database;
 mod error;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod greeting;
 mod machine;
 mod message;

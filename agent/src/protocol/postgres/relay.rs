@@ -83,7 +83,7 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
             Ok(None) => ready.take().into_iter().for_each(|ready| client.send(&without_values(ready))),
             Ok(Some(close)) => break describe(&close),
             Err(Failed { native, reason }) => {
-                client.send(&native.encode());
+                session.tell(&mut client, &native);
                 break reason;
             }
         }
@@ -97,7 +97,7 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
             () = reached(session.machine.deadline()) => Ok(()),
             why = &mut ending => {
                 let error = NativeError::fatal(error::SHUTDOWN, format!("terminating connection: Postern: {why}"));
-                client.send(&error.hint("Connect again.").encode());
+                session.tell(&mut client, &error.hint("Connect again."));
                 session.terminate();
                 break why.to_owned();
             }
@@ -112,13 +112,13 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
                 }
                 Gone::Server => {
                     let error = NativeError::fatal(error::CONNECTION_FAILURE, "the target closed the connection");
-                    client.send(&error.encode());
+                    session.tell(&mut client, &error);
                     break "the target is gone".to_owned();
                 }
             }
         }
         if let Err(Failed { native, reason }) = session.keep_up(&mut epoch) {
-            client.send(&native.encode());
+            session.tell(&mut client, &native);
             break reason;
         }
         session.machine.push_server(session.server.incoming());
@@ -132,17 +132,24 @@ pub async fn relay(mut session: Box<Session>, mut client: Box<Client>, host: &dy
 }
 
 impl Session {
-    /// Says that this is the end, unless the server would take it for the rest of the client's data.
-    fn terminate(&mut self) {
-        if !self.machine.rest_of_data() {
-            self.server.send(&self.admission.housekeeping(write_bare(client::TERMINATE)));
-        }
-    }
-
     /// Has messages of the server, from before the machine began, shown to the client as the machine shows such.
     pub fn show(&mut self, frames: impl IntoIterator<Item = Frame>) {
         for frame in frames {
             self.machine.push_server(&mut BytesMut::from(&frame.bytes[..]));
+        }
+    }
+
+    /// Tells the client why the session ends.
+    fn tell(&self, client: &mut Client, error: &NativeError) {
+        if let Some(words) = self.machine.last_words(error) {
+            client.send(&words);
+        }
+    }
+
+    /// Tells the server that it does.
+    fn terminate(&mut self) {
+        if self.machine.may_terminate() {
+            self.server.send(&self.admission.housekeeping(write_bare(client::TERMINATE)));
         }
     }
 

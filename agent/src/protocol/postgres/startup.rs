@@ -225,9 +225,9 @@ fn options(text: &str) -> Result<Vec<(String, String)>, StartupError> {
             Some(setting) => setting.to_owned(),
             None => return Err(StartupError::Option(word)),
         };
-        match setting.split_once('=') {
-            Some((name, value)) if !name.is_empty() && !is_parameter(name) => {
-                settings.push((name.replace('-', "_"), value.to_owned()));
+        match setting.split_once('=').map(|(name, value)| (name.replace('-', "_"), value)) {
+            Some((name, value)) if !name.is_empty() && !is_parameter(&name) => {
+                settings.push((name, value.to_owned()));
             }
             _ => return Err(StartupError::Option(word)),
         }

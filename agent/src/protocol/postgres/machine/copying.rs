@@ -45,9 +45,16 @@ pub(super) struct Rest {
     to: Option<Ongoing>,
 }
 
+impl Rest {
+    /// Whether the server has a part of it.
+    pub(super) fn is_passing(&self) -> bool {
+        self.left > 0 && self.to.is_some()
+    }
+}
+
 impl Machine {
     /// Whether data of the client's has come only in part.
-    pub fn rest_of_data(&self) -> bool {
+    pub(super) fn rest_of_data(&self) -> bool {
         self.rest.left > 0
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     gate::Ongoing,
-    masking::{self, Codec as _, Masked, Unreadable},
+    masking::{self, Codec as _, Covers, Masked, Unreadable},
     model::{Limit, Mode},
     protocol::postgres::{
         frame::{self, FrameError, client, server},
@@ -295,7 +295,8 @@ impl Operation {
     /// # Errors
     /// The next message is none, or beyond a limit, or nothing proves that it may be shown.
     pub fn data(&mut self, buffer: &mut BytesMut, left: &mut usize) -> Result<(Masked<Bytes>, Vec<Event>), Passed> {
-        let shown = self.answer.shown.clone().ok_or(Unreadable)?;
+        // Nothing is taken off the buffer that is not shown then.
+        let shown = self.answer.shown.clone().filter(Covers::all_clear).ok_or(Unreadable)?;
         let (bytes, events) = self.take(buffer, left, 1)?;
         Ok((masking::verbatim(&shown, bytes)?, events))
     }

@@ -5,13 +5,9 @@ mod cursors;
 mod denials;
 mod laws;
 mod limits;
-mod rig;
 mod rows;
-mod server;
-mod toy;
 
-use self::rig::*;
-use super::*;
+use super::{rig::*, *};
 use crate::protocol::postgres::frame::server as from_server;
 
 #[test]
@@ -110,7 +106,7 @@ fn names_are_those_of_the_server() {
 fn names_that_the_server_would_cut_are_refused() {
     let mut rig = Rig::new(false);
     let long = "x".repeat(64);
-    rig.send(&[parse(&long, "select 1"), sync(), query(&format!("prepare {long} select 1"))]);
+    rig.send(&[parse(&long, "select 1"), sync(), query(format!("prepare {long} select 1"))]);
     assert_eq!(rig.heard().0, "EZEZ");
     // Once is enough, if both names of a Bind are such.
     rig.send(&[bind(&long, &long), sync()]);
@@ -296,7 +292,7 @@ fn what_is_held_until_it_is_decided_is_bounded_and_the_error_says_so() {
 fn outstanding_answers_are_bounded() {
     let mut rig = Rig::new(false);
     for number in 0..3 * pending::PENDING {
-        rig.client(&parse("", &format!("select {number}")));
+        rig.client(&parse("", format!("select {number}")));
     }
     rig.steps();
     assert!(rig.machine.queue.0.len() <= pending::PENDING);
@@ -305,7 +301,7 @@ fn outstanding_answers_are_bounded() {
     // Names are bounded too.
     let mut rig = Rig::new(false);
     for number in 0..=names::NAMES {
-        rig.client(&parse(&format!("n{number}"), "select 1"));
+        rig.client(&parse(format!("n{number}"), "select 1"));
         rig.client(&sync());
     }
     rig.settle();

@@ -37,7 +37,8 @@ fn options_are_settings() {
     let startup = read(0, &[("user", "a"), ("options", "-c a=b -cc=d\\ e --search-path=x")]).expect("good");
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(startup.settings, [pair("a", "b"), pair("c", "d e"), pair("search_path", "x")]);
-    for bad in ["-d 5", "-c", "-c a", "x", "--=b", "-B 3", "-c user=x", "--database=x", "-c options=-d5"] {
+    let parameters = ["-c user=x", "--database=x", "-c options=-d5", "-c _pq_.x=1", "-c -pq_.x=1", "---pq-.x=1"];
+    for bad in ["-d 5", "-c", "-c a", "x", "--=b", "-B 3"].into_iter().chain(parameters) {
         assert!(matches!(read(0, &[("user", "a"), ("options", bad)]), Err(StartupError::Option(_))), "{bad}");
     }
 }

@@ -36,13 +36,16 @@ async fn a_client_that_reads_nothing_is_not_listened_to() {
         let mut exchanging = pin!(exchange(&mut client, &mut server, true));
         let polled = poll_fn(|context| Poll::Ready(exchanging.as_mut().poll(context).is_ready())).await;
         assert!(!polled, "more was read while {MUCH} bytes were not taken");
-        // Once it reads, it is listened to.
-        let reading = async {
-            let mut taken = vec![0; MUCH];
-            theirs.read_exact(&mut taken).await.expect("all of it");
-        };
-        let (exchanged, ()) = tokio::join!(exchanging, reading);
-        exchanged.expect("both are there");
     }
+    // Once it reads, it is listened to.
+    let moving = async {
+        exchange(&mut client, &mut server, true).await.expect("both are there");
+        client.flush().await.expect("somebody reads");
+    };
+    let reading = async {
+        let mut taken = vec![0; MUCH];
+        theirs.read_exact(&mut taken).await.expect("all of it");
+    };
+    tokio::join!(moving, reading);
     assert_eq!(&client.incoming()[..], b"more");
 }

@@ -201,3 +201,25 @@ fn what_is_not_proven_is_not_copied_out() {
     rig.steps();
     assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server("copy")))));
 }
+
+#[test]
+fn what_comes_before_a_broken_message_is_passed_on_as_if_it_had_come_alone() {
+    let data = copy_data("one\n");
+    let broken = [b'd', 0, 0, 0, 3];
+    let mut rig = Rig::new(false);
+    rig.send(&[query("copyin")]);
+    rig.client(&[&data[..], &broken].concat());
+    rig.steps();
+    assert!(rig.upstream().ends_with("one\n"), "{}", rig.upstream());
+    assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Client(_)))));
+    // The same of the server's.
+    let mut rig = Rig::new(false);
+    rig.scripted = true;
+    rig.client(&query("copyout"));
+    rig.steps();
+    rig.server(&message::write(from_server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
+    rig.server(&[&data[..], &broken].concat());
+    rig.steps();
+    assert_eq!(rig.heard().0, "HdE");
+    assert!(matches!(rig.did.last(), Some(Did::Closed(Close::Server(_)))));
+}

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{super::*, rig::*, toy::Toy};
+use super::super::{
+    rig::{toy::Toy, *},
+    *,
+};
 
 /// Declares a cursor while nothing is masked, and fetches from it when something is.
 fn fetched_later(text: &str, mode: Mode, fetch: &[Bytes]) -> Rig {
     let mut rig = Rig::in_mode(false, mode);
-    rig.send(&[query("begin"), query(&format!("declare c {text}"))]);
+    rig.send(&[query("begin"), query(format!("declare c {text}"))]);
     assert_eq!(rig.heard().0, "CZCZ");
     rig.machine.look(Arc::new(Toy { masks: true }));
     rig.send(fetch);

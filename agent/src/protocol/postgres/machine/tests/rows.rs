@@ -112,7 +112,7 @@ fn a_row_with_masked_columns_that_is_too_long_is_refused() {
 #[test]
 fn nothing_is_kept_of_large_messages() {
     let mut rig = Rig::new(false);
-    rig.send(&[query(&format!("select {}", "x".repeat(1 << 20)))]);
+    rig.send(&[query(format!("select {}", "x".repeat(1 << 20)))]);
     rig.send(&vec![sync(); pending::PENDING]);
     let machine = &rig.machine;
     assert_eq!(machine.from_client.capacity() + machine.from_server.capacity(), 0);
@@ -132,4 +132,42 @@ fn what_was_shown_of_an_answer_is_recorded_when_the_session_ends_within_it() {
     assert_eq!(failure.code, "08006");
     assert_eq!(answer.rows[0].shown(), &[Some("seen".to_owned())]);
     assert!(rig.machine.abandon(Instant::now()).is_empty());
+}
+
+#[test]
+fn nothing_is_said_in_the_middle_of_a_message() {
+    let error = NativeError::fatal(error::SHUTDOWN, "enough");
+    let mut rig = Rig::new(false);
+    rig.scripted = true;
+    rig.client(&query("copyout"));
+    rig.steps();
+    rig.server(&message::write(from_server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
+    rig.steps();
+    assert!(rig.machine.last_words(&error).is_some());
+    // The client breaks the protocol when it has a part of a message: what it is told would be the rest of that.
+    rig.server(&[b'd', 0, 0, 0, 100, 1, 2, 3]);
+    rig.steps();
+    assert!(rig.machine.last_words(&error).is_none());
+    rig.client(b"?");
+    rig.steps();
+    let last = rig.did.iter().rev().take(2).collect::<Vec<_>>();
+    let [Did::Closed(Close::Client(_)), Did::ToClient(shown)] = last[..] else { panic!("{last:?}") };
+    assert!(shown.ends_with(&[1, 2, 3]), "{shown:?}");
+    // Data that may not be shown has not begun.
+    let mut rig = Rig::new(true);
+    rig.scripted = true;
+    rig.client(&query("copyout"));
+    rig.steps();
+    rig.server(&message::write(from_server::COPY_OUT_RESPONSE, |body| body.extend_from_slice(&[0; 3])));
+    rig.server(&description(7, 3));
+    rig.server(&[b'd', 0, 0, 0, 100, 1, 2, 3]);
+    rig.steps();
+    assert_eq!(rig.heard().0, "HTE");
+    // The same towards the server.
+    let mut rig = Rig::new(false);
+    rig.send(&[query("copyin")]);
+    assert!(rig.machine.may_terminate());
+    rig.client(&[b'd', 0, 0, 0, 100, 1, 2, 3]);
+    rig.steps();
+    assert!(!rig.machine.may_terminate());
 }

@@ -3,6 +3,7 @@
 mod connections;
 mod copies;
 mod decisions;
+mod ends;
 mod limits;
 mod masking;
 mod names;
@@ -86,6 +87,9 @@ pub fn all(server: &Postgres) -> Vec<Case<'_>> {
         case(server, "limits of statements of several roles: the lowest counts", limits::lowest),
         case(server, "limits of statements where nothing is enforced: recorded", limits::observed),
         case(server, "the session's end is told to both sides", connections::endings),
+        case(server, "a client that sends nothing more gets all its answers, as from the server", ends::half_closed),
+        case(server, "notifications come while nothing is asked", ends::unasked),
+        case(server, "a server that is stopped and started again", ends::started_again),
         case(server, "odd beginnings are answered or closed", connections::odd_beginnings),
         case(server, "two databases that differ in masked values look the same", masking::non_interference),
         case(server, "300 malformed inputs leave nothing behind", connections::malformed),

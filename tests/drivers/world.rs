@@ -32,7 +32,12 @@ impl World {
     pub fn new() -> Outcome<Self> {
         let (direct, target) = (server()?, server()?);
         let agent = Agent::builder()
-            .target(Target::postgres("drivers", target.addresses()).credential("postgres", None))
+            .target(
+                Target::postgres("drivers", target.addresses())
+                    .credential("postgres", None)
+                    // What a driver says it is, it expects to hear from the server.
+                    .line("application_name = \"client\""),
+            )
             .role("tester", [format!("{{ user = \"{CLIENT}\" }}"), "{ user = \"root\" }".to_owned()])
             .policy("all.cedar", POLICY)
             .start()?;

@@ -67,6 +67,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "psycopg[binary]==3.3.9",
     "pyodbc==5.2.0",
     "pytest==8.4.2",
+    "pytz==2025.2",
     "scramp==1.4.5",
     "SQLAlchemy==2.0.43",
 ];

@@ -90,6 +90,7 @@ pub fn all(server: &Postgres) -> Vec<Case<'_>> {
         case(server, "a client that sends nothing more gets all its answers, as from the server", ends::half_closed),
         case(server, "notifications come while nothing is asked", ends::unasked),
         case(server, "a server that is stopped and started again", ends::started_again),
+        case(server, "a request to cancel is recorded before its target answers", ends::cancelled_in_vain),
         case(server, "odd beginnings are answered or closed", connections::odd_beginnings),
         case(server, "two databases that differ in masked values look the same", masking::non_interference),
         case(server, "300 malformed inputs leave nothing behind", connections::malformed),

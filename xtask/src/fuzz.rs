@@ -86,21 +86,21 @@ pub fn replay(target: &str, input: &Path) -> Outcome<ExitCode> {
     select(&[target.to_owned()])?;
     let input = fs::canonicalize(input).map_err(|error| format!("{}: {error}", input.display()))?;
     let program = build::fuzz()?;
-    let status = run::status(target_command(&program, target).arg(&input))?;
+    let status = run::status(target_command(&program, target, &findings(target)?).arg(&input))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs all targets for a suite; which of them found nothing.
+/// Runs all targets for a suite; for each, whether it found nothing.
 ///
 /// # Errors
 /// See [`fuzz`].
-pub fn all(seconds: u64, runs: u64) -> Outcome<Vec<(String, bool)>> {
+pub fn all(seconds: u64, runs: u64) -> Outcome<Vec<bool>> {
     let program = build::fuzz()?;
     let wanted = Wanted { targets: &[], seconds, runs, json: false };
     let one = |target: String| {
         let figures = run_target(&program, &target, &wanted)?;
         println!("{}", figures.text(&target));
-        Ok((target, figures.findings.is_empty()))
+        Ok(figures.findings.is_empty())
     };
     select(&[])?.into_iter().map(one).collect()
 }
@@ -123,11 +123,7 @@ fn select(names: &[String]) -> Outcome<Vec<String>> {
 }
 
 fn run_target(program: &Path, target: &str, wanted: &Wanted<'_>) -> Outcome<Figures> {
-    let place = run::target().join("fuzz");
-    let (inputs, findings) = (place.join("corpus").join(target), place.join("findings").join(target));
-    for dir in [&inputs, &findings] {
-        fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    }
+    let (inputs, findings) = (made("corpus", target)?, findings(target)?);
     let mut figures = Figures::default();
     let start = Instant::now();
     // libFuzzer ends with the first bound that is reached, so it is run until both are.
@@ -139,13 +135,12 @@ fn run_target(program: &Path, target: &str, wanted: &Wanted<'_>) -> Outcome<Figu
             (0, runs) => format!("-runs={runs}"),
             (seconds, _) => format!("-max_total_time={seconds}"),
         };
-        let mut command = target_command(program, target);
+        let mut command = target_command(program, target, &findings);
         command
             // Without what would weigh inputs by how rare they are: that costs half of the time.
             .args([&bound, "-print_final_stats=1", "-entropic=0"])
             .args([format!("-max_len={LONGEST}"), format!("-timeout={TIMEOUT}"), format!("-rss_limit_mb={MEMORY_MIB}")])
             .arg(format!("-dict={}", folder().join("dictionary").join(target).with_extension("txt").display()))
-            .arg(format!("-artifact_prefix={}/", findings.display()))
             .arg(&inputs)
             .arg(folder().join("corpus").join(target));
         let round = round(&mut command, |round| progress(target, start, figures.executions + round.executions))?;
@@ -160,10 +155,23 @@ fn run_target(program: &Path, target: &str, wanted: &Wanted<'_>) -> Outcome<Figu
     }
 }
 
-fn target_command(program: &Path, target: &str) -> Command {
+/// Where a target's findings are kept.
+fn findings(target: &str) -> Outcome<PathBuf> {
+    made("findings", target)
+}
+
+fn made(what: &str, target: &str) -> Outcome<PathBuf> {
+    let dir = run::target().join("fuzz").join(what).join(target);
+    fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Also one input that is run again is a finding, and kept with the others rather than where the command was given.
+fn target_command(program: &Path, target: &str, findings: &Path) -> Command {
     // Both of its outputs as one: what a panic says belongs to the finding.
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(program);
+    command.arg(format!("-artifact_prefix={}/", findings.display()));
     command.env("POSTERN_FUZZ_TARGET", target).env("RUST_BACKTRACE", "1");
     command
 }

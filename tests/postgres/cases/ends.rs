@@ -7,8 +7,13 @@ use std::{
 };
 
 use agent_tests::{Auth, Outcome, Postgres, wait_until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio_postgres::NoTls;
 
-use super::{expect, holds, psql, raw, until};
+use super::{client, expect, holds, psql, raw, until};
 use crate::{proxy::Builder, server as start};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,6 +72,22 @@ pub fn unasked(server: &Postgres) -> Outcome {
         holds(&seen[..1], "A")?;
     }
     Ok(())
+}
+
+pub fn cancelled_in_vain(_: &Postgres) -> Outcome {
+    let server = start(Auth::Scram)?;
+    let proxy = Builder::new(&server).start()?;
+    let stopped = Pid::from_raw(i32::try_from(server.pid()).map_err(|error| error.to_string())?);
+    client(&proxy, async |client| {
+        let token = client.cancel_token();
+        // It takes no connection any more, so it does not answer the request.
+        let stop = kill(stopped, Signal::SIGSTOP);
+        let request = tokio::spawn(async move { token.cancel_query(NoTls).await });
+        let recorded = wait_until("it is recorded", PATIENCE, || proxy.log_text().contains("cancel-requested"));
+        let go_on = kill(stopped, Signal::SIGCONT);
+        let _answered = request.await;
+        Ok(recorded.and(stop.and(go_on).map_err(|error| error.to_string())))
+    })?
 }
 
 pub fn started_again(_: &Postgres) -> Outcome {

@@ -298,10 +298,7 @@ impl Machine {
                 Some(understood) => understood,
                 None => return Ok(Outcome::Wait(frame)),
             },
-            None => {
-                let why = "the catalogue has no such function";
-                self.incomprehensible(format!("It could not be called: {why}."), Some(why))
-            }
+            None => self.unread("the catalogue has no such function"),
         };
         let statement = Arc::clone(&understood.statement);
         let parameters = call.arguments.iter().enumerate().map(|(position, argument)| {

@@ -111,9 +111,9 @@ impl Machine {
             Source::Parse(text) => (classify(text), Arc::clone(text)),
             Source::Prepare(text, position) => match classify(text).parts.get(*position).map(|part| &part.effect) {
                 Some(Effect::Prepare { statement, .. }) => (Arc::clone(statement), Arc::clone(text)),
-                _ => return self.incomprehensible("Prepare it again.".to_owned(), None),
+                _ => return self.incomprehensible("Prepare it again."),
             },
-            Source::Unreadable(why) => return self.incomprehensible(unread(why), Some(why)),
+            Source::Unreadable(why) => return self.unread(why),
         };
         Understood { statement, text, stamp: self.stamp }
     }
@@ -132,11 +132,18 @@ impl Machine {
                 return now;
             }
         }
-        self.incomprehensible("Declare the cursor again.".to_owned(), None)
+        self.incomprehensible("Declare the cursor again.")
     }
 
-    /// What is not understood, what to do about it, and whether that is because it is unreadable.
-    pub(super) fn incomprehensible(&self, hint: String, unread: Option<&str>) -> Understood {
+    /// What is not understood because it cannot be read.
+    pub(super) fn unread(&self, why: &str) -> Understood {
+        let mut understood = self.incomprehensible(format!("It could not be read: {why}."));
+        Arc::make_mut(&mut understood.statement).unread = Some(why.to_owned());
+        understood
+    }
+
+    /// What is not understood, and what to do about it.
+    fn incomprehensible(&self, hint: impl Into<String>) -> Understood {
         let (action, text) = opaque(&self.start.database, "(not understood)");
         let denial = Denial::closed("it cannot be told what this statement means").with_hint(hint);
         // Where nothing is hidden there is nothing to prove.
@@ -149,14 +156,14 @@ impl Machine {
             parts: vec![part],
             unknown_names: false,
             looks_up_names: false,
-            unread: unread.map(str::to_owned),
+            unread: None,
         };
         Understood { statement: Arc::new(statement), text: "".into(), stamp: self.stamp }
     }
 
     /// A text that the server reads otherwise than we do. It is recorded if nothing in the database is masked.
     pub(super) fn unreadable(&self, text: &[u8], why: &str) -> Understood {
-        let mut understood = self.incomprehensible(unread(why), Some(why));
+        let mut understood = self.unread(why);
         if !self.start.view.masks() {
             Arc::make_mut(&mut understood.statement).text =
                 Arc::new(without_values(String::from_utf8_lossy(text).into_owned()));
@@ -172,10 +179,6 @@ impl Understood {
         let answers = one.parts.iter().map(|part| &part.answer);
         one.action == other.action && answers.eq(other.parts.iter().map(|part| &part.answer))
     }
-}
-
-fn unread(why: &str) -> String {
-    format!("It could not be read: {why}.")
 }
 
 /// No names at all.
